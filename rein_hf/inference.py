@@ -1,0 +1,82 @@
+"""From mask and class logits to a label per pixel, over windows as in the paper (METHOD section 6)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+def semantic_scores(
+    class_queries_logits: torch.Tensor, masks_queries_logits: torch.Tensor, size: tuple[int, int]
+) -> torch.Tensor:
+    """Score of every class at every pixel: sum over queries of softmax(class) * sigmoid(mask), no-object dropped.
+
+    Not the stock `post_process_semantic_segmentation`, which squeezes every mask through 384x384.
+
+    Args:
+        class_queries_logits (`(B, m, K + 1)`): a Mask2Former's class logits, no-object last.
+        masks_queries_logits (`(B, m, h, w)`): its mask logits.
+        size (`(int, int)`): height and width of the pixels asked for; mask logits are upsampled to it bilinearly.
+
+    Returns:
+        `torch.Tensor` of shape `(B, K, *size)`, each score at least 0.
+    """
+    masks = F.interpolate(masks_queries_logits, size=size, mode="bilinear", align_corners=False)
+    return torch.einsum("bmk,bmhw->bkhw", class_queries_logits.softmax(dim=-1)[..., :-1], masks.sigmoid())
+
+
+@torch.no_grad()
+def slide_inference(model: nn.Module, pixel_values: torch.Tensor, crop: int, stride: int) -> torch.Tensor:
+    """Class scores of images of any size, averaged over overlapping windows.
+
+    Args:
+        model: a Mask2Former, with or without adapter, in eval mode.
+        pixel_values (`(B, 3, H, W)`): normalised images. A side shorter than `crop` is one window of its own length.
+        crop (`int`): side of a window in pixels.
+        stride (`int`): step between windows in pixels, at most `crop`.
+
+    Returns:
+        `torch.Tensor` of shape `(B, K, H, W)`, float32 at least.
+
+    Raises:
+        ValueError: `stride` is not between 1 and `crop`, which would leave pixels unseen.
+    """
+    if not 1 <= stride <= crop:
+        raise ValueError(f"stride is {stride}; expected 1 to crop ({crop}).")
+    height, width = pixel_values.shape[-2:]
+    scores, count = None, pixel_values.new_zeros(height, width)
+    for top in _window_starts(height, crop, stride):
+        for left in _window_starts(width, crop, stride):
+            rows, columns = slice(top, min(top + crop, height)), slice(left, min(left + crop, width))
+            window = _window_scores(model, pixel_values[..., rows, columns])
+            if scores is None:
+                scores = window.new_zeros(*window.shape[:2], height, width)
+            scores[..., rows, columns] += window
+            count[rows, columns] += 1
+    return scores / count
+
+
+def predict_labels(scores: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Label maps (B, *size) of uint8 from class scores (B, K, H, W), resized bilinearly to the labels' size first."""
+    if scores.shape[-2:] != torch.Size(size):
+        scores = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
+    return scores.argmax(dim=1).to(torch.uint8)
+
+
+def _window_starts(length: int, crop: int, stride: int) -> list[int]:
+    """First pixel of each window; the last one is moved back inside."""
+    last = max(length - crop, 0)
+    return [min(start, last) for start in range(0, last + stride, stride)]
+
+
+def _window_scores(model: nn.Module, window: torch.Tensor) -> torch.Tensor:
+    """Scores (B, K, h, w) of one window; sides that the patches do not fill are padded with zeros and cut again."""
+    patch = model.config.backbone_config.backbone_config.patch_size
+    height, width = window.shape[-2:]
+    padded = F.pad(window, (0, -width % patch, 0, -height % patch))
+    output = model(pixel_values=padded)
+    classes, masks = (logits.to(torch.promote_types(logits.dtype, torch.float32)) for logits in (
+        output.class_queries_logits, output.masks_queries_logits
+    ))
+    return semantic_scores(classes, masks, padded.shape[-2:])[..., :height, :width]

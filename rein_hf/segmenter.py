@@ -1,0 +1,203 @@
+"""A Mask2Former on a pretrained vision transformer, tuned with Rein. The one room that knows its siblings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model
+from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
+from transformers.utils import cached_file
+from transformers.utils import logging as transformers_logging
+
+from .backbone import ViTPyramidConfig, load_vit
+from .criterion import ReinCriterion
+from .tuner import ReinConfig
+
+
+# What is trained and saved beside Rein: the whole head but its queries, which the tokens replace.
+HEAD_MODULES = [
+    "pixel_level_module.decoder",
+    "transformer_module.decoder",
+    "transformer_module.level_embed",
+    "class_predictor",
+]
+
+
+def build_segmenter(
+    pretrained: str | os.PathLike,
+    id2label: dict[int, str],
+    image_size: int = 512,
+    patch_size: int = 16,
+    out_indices: list[int] | None = None,
+    num_queries: int = 100,
+    head: dict[str, Any] | None = None,
+    **kwargs,
+) -> Mask2FormerForUniversalSegmentation:
+    """A stock Mask2Former with a new head on a pretrained DINOv2, with the recipe's sizes (METHOD sections 3 and 4).
+
+    Args:
+        pretrained: local folder or Hub id of a `Dinov2Model` checkpoint, e.g. "facebook/dinov2-large".
+        id2label (`dict[int, str]`): name of each class, by its id from 0.
+        image_size (`int`): side in pixels of the training crops; position embeddings are resampled to it. Other
+            sizes work as well.
+        patch_size (`int`): side in pixels of a patch; the patch embedding is resampled to it.
+        out_indices (`list[int]`, *optional*): see [`ViTPyramidConfig`].
+        num_queries (`int`): number of object queries m.
+        head (`dict`, *optional*): further arguments of `Mask2FormerConfig`, for heads of other sizes.
+        kwargs: arguments of `from_pretrained` (`dtype`, float32 by default, `revision`, `token`, `cache_dir`,
+            `attn_implementation`, ...).
+
+    Example:
+
+    ```py
+    >>> from rein_hf import build_segmenter
+    >>> model = build_segmenter("recipes/demo/vit", {0: "road", 1: "sky"}, image_size=256, num_queries=10)
+    >>> model.config.id2label
+    {0: 'road', 1: 'sky'}
+
+    ```
+    """
+    kwargs.setdefault("dtype", torch.float32)
+    vit_config, state_dict = load_vit(pretrained, image_size, patch_size, **kwargs)
+    config = Mask2FormerConfig(
+        backbone_config=ViTPyramidConfig(backbone_config=vit_config, out_indices=out_indices),
+        id2label=id2label,
+        num_queries=num_queries,
+        **(head or {}),
+    )
+    return _assemble(pretrained, config, state_dict, kwargs["dtype"])
+
+
+def add_rein(
+    model: Mask2FormerForUniversalSegmentation, config: ReinConfig | None = None, adapter_name: str = "default"
+) -> PeftModel:
+    """The model with Rein and its head trainable and everything else frozen.
+
+    Args:
+        model: from [`build_segmenter`].
+        config ([`ReinConfig`], *optional*): the paper's by default, with as many tokens as the model has queries. The
+            head is added to its `modules_to_save`.
+        adapter_name (`str`): name of the adapter.
+    """
+    config = config or ReinConfig(num_tokens=model.config.num_queries)
+    config.modules_to_save = sorted({*(config.modules_to_save or []), *HEAD_MODULES})
+    return get_peft_model(model, config, adapter_name=adapter_name)
+
+
+def from_pretrained(
+    pretrained: str | os.PathLike, backbone: str | os.PathLike | None = None, **kwargs
+) -> PeftModel | Mask2FormerForUniversalSegmentation:
+    """A model ready to segment, from an adapter and the DINOv2 checkpoint that it names.
+
+    Args:
+        pretrained: folder or Hub id of a Rein adapter (Rein and head, some MB), or of a whole Mask2Former.
+        backbone (*optional*): folder or Hub id of the DINOv2 checkpoint, instead of the one the adapter names.
+        kwargs: `revision` (of the adapter), and `dtype`, `token`, `cache_dir`, `local_files_only`, `device_map`,
+            `attn_implementation`, which hold for adapter and backbone.
+
+    Returns:
+        The model in eval mode: a `PeftModel` around a `Mask2FormerForUniversalSegmentation`, or that alone.
+
+    Raises:
+        ValueError: the adapter is not Rein's, or records no base model; the backbone is of another size.
+        OSError: adapter or backbone cannot be found.
+
+    Example:
+
+    ```py
+    >>> import tempfile
+    >>> from rein_hf import add_rein, build_segmenter, from_pretrained
+    >>> folder = tempfile.mkdtemp()
+    >>> base = build_segmenter("recipes/demo/vit", {0: "road", 1: "sky"}, image_size=256, num_queries=10)
+    >>> add_rein(base).save_pretrained(folder)
+    >>> from_pretrained(folder).config.id2label
+    {0: 'road', 1: 'sky'}
+
+    ```
+    """
+    hub = {k: kwargs[k] for k in ("token", "cache_dir", "local_files_only") if k in kwargs}
+    revision = kwargs.pop("revision", None)
+    kwargs.setdefault("dtype", torch.float32)
+    if not _has_file(pretrained, "adapter_config.json", revision, **hub):
+        model = Mask2FormerForUniversalSegmentation.from_pretrained(pretrained, revision=revision, **kwargs)
+        return _with_criterion(model).eval()
+    config = PeftConfig.from_pretrained(str(pretrained), revision=revision, **hub)
+    if not isinstance(config, ReinConfig) or not config.base_config:
+        raise ValueError(
+            f"{pretrained}: adapter_config.json is a {type(config).__name__}"
+            f"{'' if config.__dict__.get('base_config') else ' without base_config'}; expected a ReinConfig saved with "
+            "its base model's configuration. Load other adapters with peft on a model from build_segmenter."
+        )
+    base_config = Mask2FormerConfig.from_dict(config.base_config)
+    vit = base_config.backbone_config.backbone_config
+    backbone = backbone or config.base_model_name_or_path
+    if not backbone:
+        raise ValueError(f"{pretrained}: the adapter names no backbone; pass backbone=FOLDER_OR_HUB_ID.")
+    found, state_dict = load_vit(backbone, vit.image_size, vit.patch_size, **kwargs)
+    for name in ("hidden_size", "num_hidden_layers"):
+        if getattr(found, name) != getattr(vit, name):
+            raise ValueError(
+                f"{pretrained} was made for a backbone of {name} {getattr(vit, name)}; {backbone} has "
+                f"{getattr(found, name)}."
+            )
+    base = _assemble(backbone, base_config, state_dict, kwargs["dtype"])
+    model = PeftModel.from_pretrained(base, str(pretrained), config=config, revision=revision, **hub)
+    return model.eval()
+
+
+def _assemble(
+    pretrained: str | os.PathLike,
+    config: Mask2FormerConfig,
+    vit_state_dict: dict[str, torch.Tensor],
+    dtype: torch.dtype,
+    **kwargs,
+) -> Mask2FormerForUniversalSegmentation:
+    """The model of `config` with the backbone's weights given and the head's new."""
+    prefix = "model.pixel_level_module.encoder.vit."
+    with _without_load_report():
+        model, report = Mask2FormerForUniversalSegmentation.from_pretrained(
+            None,
+            config=config,
+            state_dict={prefix + name: tensor for name, tensor in vit_state_dict.items()},
+            dtype=dtype,
+            output_loading_info=True,
+            **kwargs,
+        )
+    wrong = sorted(name for name in report["missing_keys"] if name.startswith(prefix))
+    wrong += sorted(report["unexpected_keys"]) + sorted(map(str, report["mismatched_keys"]))
+    if wrong:
+        raise ValueError(f"{pretrained} does not fill the backbone; missing, unexpected or misshapen: {wrong}.")
+    model.name_or_path = str(pretrained)  # becomes the adapter's base_model_name_or_path
+    return _with_criterion(model)
+
+
+def _with_criterion(model: Mask2FormerForUniversalSegmentation) -> Mask2FormerForUniversalSegmentation:
+    criterion = ReinCriterion(model.config, model.weight_dict)
+    model.criterion = criterion.to(model.device)
+    return model
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """transformers would print every tensor of the new head as missing and warn of a backbone it does not list."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def _has_file(pretrained: str | os.PathLike, name: str, revision: str | None, **hub) -> bool:
+    found = cached_file(
+        pretrained,
+        name,
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        **hub,
+    )
+    return found is not None

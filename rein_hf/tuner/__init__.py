@@ -1,0 +1,18 @@
+"""Rein as a PEFT method. Importing this package registers it with peft.
+
+peft has no plug-in mechanism for methods outside its tree (`register_peft_method` accepts members of its own enum
+only), so the three tables that method would fill are filled here.
+"""
+
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+
+from .config import ReinConfig, ReinPeftType
+from .layer import ReinLayer, ReinQueries
+from .model import ReinModel
+
+
+__all__ = ["ReinConfig", "ReinLayer", "ReinModel", "ReinQueries"]
+
+PEFT_TYPE_TO_CONFIG_MAPPING[ReinPeftType.REIN] = ReinConfig
+PEFT_TYPE_TO_TUNER_MAPPING[ReinPeftType.REIN] = ReinModel
+PEFT_TYPE_TO_PREFIX_MAPPING[ReinPeftType.REIN] = ReinModel.prefix

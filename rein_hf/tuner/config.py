@@ -1,0 +1,106 @@
+"""Configuration of Rein (CVPR 2024, arXiv 2312.04265)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from peft import PeftConfig
+
+
+class ReinPeftType(str, Enum):
+    """The value that stands for Rein where peft expects a member of its closed enum `PeftType`."""
+
+    REIN = "REIN"
+
+
+@dataclass
+class ReinConfig(PeftConfig):
+    """
+    Configuration of a [`ReinModel`]: "embrace fewer trainable parameters": a set of learnable tokens refines the
+    features of every layer of a frozen vision transformer (paper section 3.2), and the same tokens become the object
+    queries of a Mask2Former (section 3.3).
+
+    Notation: L blocks, m tokens per block, r rank, c hidden size of the backbone, q width of the object queries.
+
+    Args:
+        r (`int`, *optional*, defaults to 16):
+            Rank r of the tokens, T_i = A_i @ B_i with A_i (m, r) and B_i (r, c). `None` or 0: full tokens (m, c).
+        num_tokens (`int`, defaults to 100):
+            Tokens m per block. With `link_queries` this is also the number of object queries and has to equal the
+            model's.
+        link_queries (`bool`, defaults to `True`):
+            Let the tokens be the object queries. A model without object queries (a bare ViT) is only refined.
+        init_scale (`float`, defaults to 1e-3):
+            Initial value of the learnable factor of every refinement.
+        use_softmax (`bool`, defaults to `True`):
+            Softmax over the tokens of the similarities divided by sqrt(c). `False` (ablation) drops both.
+        zero_init (`bool`, defaults to `False`):
+            Start W_f and b_f at zero and leave the scale out (ablation).
+        patch_size (`int`, defaults to 16):
+            Patch size p in the bound of the tokens' uniform initialisation. Nothing else depends on it.
+        layers_to_transform (`int` or `list[int]`, *optional*):
+            Which blocks to refine, counted from 0. All of them by default.
+        target_modules (`list[str]`, *optional*):
+            Suffix of the name of the list of blocks. Known for the architectures of `tuner.model.BLOCKS`.
+        modules_to_save (`list[str]`, *optional*):
+            Further modules to train and to save with the adapter, e.g. `rein_hf.HEAD_MODULES`.
+        num_prefix_tokens (`int`, *optional*):
+            Tokens before the patches in a block's output, which pass unchanged: class token and registers. Read from
+            the model's configuration by default.
+        hidden_size, num_hidden_layers (`int`, *optional*):
+            c and L of the backbone. Recorded when the adapter is made and checked when it is loaded.
+        base_config (`dict`, *optional*):
+            Configuration of the whole model around the backbone, recorded when the adapter is made, so that
+            [`rein_hf.from_pretrained`] can rebuild that model from a pretrained backbone and this adapter alone.
+
+    Raises:
+        ValueError: a value is out of its range; the message names the field.
+
+    Example:
+
+    ```py
+    >>> from transformers import Dinov2Config, Dinov2Model
+    >>> from peft import get_peft_model
+    >>> from rein_hf import ReinConfig
+
+    >>> vit = Dinov2Model(Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=16))
+    >>> model = get_peft_model(vit, ReinConfig(r=4, num_tokens=10))
+    >>> model.print_trainable_parameters()
+    trainable params: 3,473 || all params: 57,329 || trainable%: 6.0580
+
+    ```
+    """
+
+    r: int | None = field(default=16, metadata={"help": "Rank of the tokens; None or 0 for full tokens."})
+    num_tokens: int = field(default=100, metadata={"help": "Tokens per block (= object queries where linked)."})
+    link_queries: bool = field(default=True, metadata={"help": "Let the tokens be the object queries."})
+    init_scale: float = field(default=1e-3, metadata={"help": "Initial factor of every refinement."})
+    use_softmax: bool = field(default=True, metadata={"help": "Softmax over the tokens; False is an ablation."})
+    zero_init: bool = field(default=False, metadata={"help": "Start at zero, without a scale; an ablation."})
+    patch_size: int = field(default=16, metadata={"help": "Patch size in the bound of the tokens' initialisation."})
+    layers_to_transform: list[int] | int | None = field(
+        default=None, metadata={"help": "Blocks to refine, counted from 0; all by default."}
+    )
+    target_modules: list[str] | str | None = field(default=None, metadata={"help": "Name of the list of blocks."})
+    modules_to_save: list[str] | None = field(default=None, metadata={"help": "Modules trained and saved as well."})
+    num_prefix_tokens: int | None = field(default=None, metadata={"help": "Tokens before the patches."})
+    hidden_size: int | None = field(default=None, metadata={"help": "Hidden size of the backbone; recorded."})
+    num_hidden_layers: int | None = field(default=None, metadata={"help": "Blocks of the backbone; recorded."})
+    base_config: dict | None = field(default=None, metadata={"help": "Configuration of the base model; recorded."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.peft_type = ReinPeftType.REIN
+        if isinstance(self.target_modules, list):
+            self.target_modules = set(self.target_modules)
+        if isinstance(self.layers_to_transform, int):
+            self.layers_to_transform = [self.layers_to_transform]
+        if self.r is not None and self.r < 0:
+            raise ValueError(f"ReinConfig.r is {self.r}; expected a rank of at least 1, or None or 0 for full tokens.")
+        if self.num_tokens < 2:
+            raise ValueError(
+                f"ReinConfig.num_tokens is {self.num_tokens}; expected at least 2, since the first token is a sink."
+            )
+        if self.layers_to_transform is not None and not self.layers_to_transform:
+            raise ValueError("ReinConfig.layers_to_transform is empty; expected at least one block, or None for all.")

@@ -1,0 +1,296 @@
+"""Rein's arithmetic: a stack of blocks whose outputs are refined, and an embedding that the tokens replace.
+
+Notation as in the paper: B batch, N patches, P prefix tokens, c hidden size, L refined blocks, m tokens, r rank,
+q width of the object queries.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from .config import ReinConfig
+
+
+NOT_MERGEABLE = (
+    "Rein cannot be merged into the backbone: its refinement depends on the features (a softmax over tokens), so no "
+    "weight of the backbone can stand for it. Use unload() to get the backbone back."
+)
+
+
+class ReinTunerLayer(BaseTunerLayer):
+    """What both kinds of layer share: one active adapter at a time, and no way to merge."""
+
+    # adapter name -> its ReinConfig; listed here so that peft deletes it with the adapter
+    other_param_names = ("configs",)
+
+    @property
+    def adapter(self) -> str | None:
+        """Name of the adapter at work in this layer; `None` if it is disabled or has no part here."""
+        if self._disable_adapters or not self.active_adapters:
+            return None
+        return self.active_adapters[0] if self.active_adapters[0] in self.configs else None
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        if not isinstance(adapter_names, str) and len(adapter_names) > 1:
+            raise ValueError(
+                f"Rein works with one active adapter at a time; found {list(adapter_names)}. Two sets of tokens have "
+                "no sum: activate one of them with set_adapter."
+            )
+        super().set_adapter(adapter_names, inference_mode=inference_mode)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        raise ValueError(NOT_MERGEABLE)
+
+    def unload_and_optionally_merge_module(
+        self, merge: bool, safe_merge: bool, adapter_names: list[str] | None
+    ) -> nn.Module:
+        """Called by peft's `unload` and `merge_and_unload`: the module that stood here before."""
+        if merge:
+            self.merge(safe_merge, adapter_names)
+        return self.base_layer
+
+
+class ReinLayer(nn.Module, ReinTunerLayer):
+    """
+    A stack of transformer blocks, each one's output refined by its tokens (paper section 3.2):
+
+        S = softmax(f @ T_i^T / sqrt(c))
+        f' = f + scale * (W_f (S[:, 1:] @ (W_T T_i[1:] + b_T) + f) + b_f)
+
+    for the patch features f (B, N, c) of block i; prefix tokens pass unchanged. `W_T`, `W_f` and `scale` are shared by
+    all blocks. It takes the place of the list of blocks and is iterated over like that list; the refinement is a hook
+    that runs before all others of a block, so that whoever records hidden states sees the refined ones.
+
+    Args:
+        base_layer (`nn.ModuleList`): the L blocks; each returns (B, P + N, c).
+        adapter_name, config, hidden_size, num_prefix_tokens, query_dim: see [`update_layer`].
+
+    Adapter tensors, by name: `rein_tokens_a` (L, m, r) and `rein_tokens_b` (L, r, c), or `rein_tokens` (L, m, c);
+    `rein_scale` (1,); linear layers `rein_token_to_feature` W_T (c -> c), `rein_delta` W_f (c -> c) and, if linked,
+    `rein_query_proj` W_Q (c -> q) and `rein_query_merge` W_M (3q -> q).
+    """
+
+    adapter_layer_names = (
+        "rein_tokens_a",
+        "rein_tokens_b",
+        "rein_tokens",
+        "rein_scale",
+        "rein_token_to_feature",
+        "rein_delta",
+        "rein_query_proj",
+        "rein_query_merge",
+    )
+
+    def __init__(
+        self,
+        base_layer: nn.ModuleList,
+        adapter_name: str,
+        config: ReinConfig,
+        hidden_size: int,
+        num_prefix_tokens: int,
+        query_dim: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.configs: dict[str, ReinConfig] = {}
+        self.rein_tokens_a = nn.ParameterDict()
+        self.rein_tokens_b = nn.ParameterDict()
+        self.rein_tokens = nn.ParameterDict()
+        self.rein_scale = nn.ParameterDict()
+        self.rein_token_to_feature = nn.ModuleDict()
+        self.rein_delta = nn.ModuleDict()
+        self.rein_query_proj = nn.ModuleDict()
+        self.rein_query_merge = nn.ModuleDict()
+        self.hidden_size = hidden_size
+        self.num_prefix_tokens = num_prefix_tokens
+        self._active_adapter = adapter_name
+        self._disable_adapters = False
+        self._hooks = [
+            # first among the block's hooks: transformers records hidden states in a later one
+            block.register_forward_hook(partial(self._refine_output, index), prepend=True)
+            for index, block in enumerate(base_layer)
+        ]
+        self.update_layer(adapter_name, config, query_dim)
+
+    def update_layer(self, adapter_name: str, config: ReinConfig, query_dim: int | None = None) -> None:
+        """Add the weights of one more adapter, initialised as in the paper's code.
+
+        Args:
+            adapter_name (`str`): name of the adapter.
+            config (`ReinConfig`): its configuration.
+            query_dim (`int`, *optional*): width q of the object queries, where the tokens are linked to them.
+
+        Raises:
+            ValueError: `layers_to_transform` names a block that is not there.
+        """
+        depth, c, m, q = len(self.base_layer), self.hidden_size, config.num_tokens, query_dim
+        layers = config.layers_to_transform
+        if layers is not None and not set(layers) <= set(range(depth)):
+            raise ValueError(
+                f"ReinConfig.layers_to_transform is {list(layers)}; the backbone has blocks 0 to {depth - 1}."
+            )
+        rows = depth if layers is None else len(layers)
+        self.configs[adapter_name] = config
+        if config.r:
+            bound = math.sqrt(6 / (3 * config.patch_size**2 + math.sqrt(c * config.r)))
+            self.rein_tokens_a[adapter_name] = nn.Parameter(torch.empty(rows, m, config.r).uniform_(-bound, bound))
+            self.rein_tokens_b[adapter_name] = nn.Parameter(torch.empty(rows, config.r, c).uniform_(-bound, bound))
+        else:
+            bound = math.sqrt(6 / (3 * config.patch_size**2 + c))
+            self.rein_tokens[adapter_name] = nn.Parameter(torch.empty(rows, m, c).uniform_(-bound, bound))
+        # a new nn.Linear is what METHOD prescribes: Kaiming uniform with a = sqrt(5), uniform bias
+        self.rein_token_to_feature[adapter_name] = nn.Linear(c, c)
+        self.rein_delta[adapter_name] = nn.Linear(c, c)
+        if config.zero_init:
+            nn.init.zeros_(self.rein_delta[adapter_name].weight)
+            nn.init.zeros_(self.rein_delta[adapter_name].bias)
+        else:
+            self.rein_scale[adapter_name] = nn.Parameter(torch.full((1,), config.init_scale))
+        if q is not None:
+            self.rein_query_proj[adapter_name] = nn.Linear(c, q)
+            self.rein_query_merge[adapter_name] = nn.Linear(3 * q, q)
+        _follow(self, adapter_name, next(self.base_layer.parameters()))
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def tokens(self, adapter_name: str) -> torch.Tensor:
+        """Tokens T of all refined blocks, (L, m, c)."""
+        if adapter_name in self.rein_tokens:
+            return self.rein_tokens[adapter_name]
+        return self.rein_tokens_a[adapter_name] @ self.rein_tokens_b[adapter_name]
+
+    def object_queries(self, adapter_name: str) -> torch.Tensor:
+        """The tokens as object queries Q (m, q): maximum, mean and last of the projected tokens (section 3.3)."""
+        projected = self.rein_query_proj[adapter_name](self.tokens(adapter_name))
+        # interleaved by channel: inputs 3k, 3k + 1, 3k + 2 of W_M are maximum, mean and last of channel k
+        summary = torch.stack([projected.max(dim=0).values, projected.mean(dim=0), projected[-1]], dim=-1)
+        return self.rein_query_merge[adapter_name](summary.flatten(1))
+
+    def refine(self, features: torch.Tensor, row: int, adapter_name: str) -> torch.Tensor:
+        """Refinement delta (B, N, c) of the patch features (B, N, c) of the block with tokens number `row`."""
+        config = self.configs[adapter_name]
+        if config.r:
+            tokens = self.rein_tokens_a[adapter_name][row] @ self.rein_tokens_b[adapter_name][row]
+        else:
+            tokens = self.rein_tokens[adapter_name][row]
+        similarity = features @ tokens.transpose(0, 1).to(features.dtype)
+        if config.use_softmax:
+            similarity = (similarity * self.hidden_size**-0.5).softmax(dim=-1)
+        # the first token is a sink: patches that need no refinement attend to it
+        values = self.rein_token_to_feature[adapter_name](tokens[1:])
+        delta = self.rein_delta[adapter_name](similarity[..., 1:].to(values.dtype) @ values + features)
+        return delta if config.zero_init else delta * self.rein_scale[adapter_name]
+
+    def _refine_output(self, index: int, block: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
+        """Forward hook of block `index`: its output (B, P + N, c), with the patches refined."""
+        adapter = self.adapter
+        layers = None if adapter is None else self.configs[adapter].layers_to_transform
+        if adapter is None or (layers is not None and index not in layers):
+            return None
+        prefix, patches = output.split([self.num_prefix_tokens, output.shape[1] - self.num_prefix_tokens], dim=1)
+        features = self._cast_input_dtype(patches, self.rein_delta[adapter].weight.dtype)
+        delta = self.refine(features, index if layers is None else layers.index(index), adapter)
+        return torch.cat([prefix, (features + delta).to(output.dtype)], dim=1)
+
+    def unload_and_optionally_merge_module(self, merge, safe_merge, adapter_names) -> nn.ModuleList:
+        base_layer = super().unload_and_optionally_merge_module(merge, safe_merge, adapter_names)
+        for hook in self._hooks:
+            hook.remove()
+        return base_layer
+
+    def forward(self, *args, **kwargs):
+        raise NotImplementedError("A stack of blocks is iterated over, not called.")
+
+    def __len__(self) -> int:
+        return len(self.base_layer)
+
+    def __iter__(self):
+        return iter(self.base_layer)
+
+    def __getitem__(self, index):
+        return self.base_layer[index]
+
+    def extra_repr(self) -> str:
+        return "; ".join(
+            f"{name}: {cfg.num_tokens} tokens of rank {cfg.r or 'full'} for "
+            f"{len(self.base_layer) if cfg.layers_to_transform is None else len(cfg.layers_to_transform)} blocks"
+            for name, cfg in self.configs.items()
+        )
+
+
+class ReinQueries(nn.Module, ReinTunerLayer):
+    """
+    An embedding of object queries (m, q) whose `weight` is computed from Rein's tokens (paper section 3.3): Q for the
+    query positions, `W_F Q + b_F` for the query contents. The embedding that stood here is not used, but kept for
+    `disable_adapter` and `unload`. Mask2Former asks its embeddings of queries for nothing but `weight`.
+
+    Args:
+        base_layer (`nn.Embedding`): the learned embedding, (m, q).
+        adapter_name, config: as for [`ReinLayer`].
+        content (`bool`): whether these are the query contents.
+
+    Raises:
+        ValueError: there are not as many tokens as queries.
+    """
+
+    adapter_layer_names = ("rein_query_content",)
+
+    def __init__(self, base_layer: nn.Embedding, adapter_name: str, config: ReinConfig, content: bool) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.content = content
+        self.configs: dict[str, ReinConfig] = {}
+        self.rein_query_content = nn.ModuleDict()
+        # in a tuple, so that the tokens stay registered in one place only
+        self._stacks: tuple[ReinLayer, ...] = ()
+        self._active_adapter = adapter_name
+        self._disable_adapters = False
+        self.update_layer(adapter_name, config)
+
+    def update_layer(self, adapter_name: str, config: ReinConfig) -> None:
+        """Add the weights of one more adapter: W_F, b_F if these are the query contents."""
+        queries, q = self.base_layer.weight.shape
+        if config.num_tokens != queries:
+            raise ValueError(
+                f"ReinConfig.num_tokens is {config.num_tokens}, but the model has {queries} object queries. With "
+                "link_queries=True the tokens are the queries: make both numbers equal, or set link_queries=False."
+            )
+        self.configs[adapter_name] = config
+        if self.content:
+            self.rein_query_content[adapter_name] = nn.Linear(q, q)
+        _follow(self, adapter_name, self.base_layer.weight)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def link(self, stacks: tuple[ReinLayer, ...]) -> None:
+        """Name the stacks of blocks whose tokens are the queries."""
+        self._stacks = stacks
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The object queries (m, q): from the tokens, or the learned ones where no adapter is at work."""
+        adapter = self.adapter
+        if adapter is None:
+            return self.base_layer.weight
+        queries = sum(stack.object_queries(adapter) for stack in self._stacks)
+        if self.content:
+            queries = self.rein_query_content[adapter](queries)
+        return queries.to(self.base_layer.weight.dtype)
+
+    def forward(self, indices: torch.Tensor) -> torch.Tensor:
+        return nn.functional.embedding(indices, self.weight)
+
+
+def _follow(layer: ReinTunerLayer, adapter_name: str, reference: torch.Tensor) -> None:
+    """Put the weights of a new adapter where the base weights are, in their type; those on `meta` stay there."""
+    for name in layer.adapter_layer_names:
+        container = getattr(layer, name)
+        if adapter_name in container:
+            weights = container[adapter_name]
+            tensors = [weights] if isinstance(weights, nn.Parameter) else weights.parameters()
+            for tensor in tensors:
+                if tensor.device.type != "meta":
+                    tensor.data = tensor.data.to(reference.device, reference.dtype)

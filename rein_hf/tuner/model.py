@@ -1,0 +1,137 @@
+"""Which modules of a model become Rein's layers."""
+
+from __future__ import annotations
+
+from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
+from torch import nn
+
+from .config import ReinConfig
+from .layer import NOT_MERGEABLE, ReinLayer, ReinQueries, ReinTunerLayer
+
+
+# The list of blocks of a vision transformer, by the `model_type` of its configuration.
+BLOCKS = {"dinov2": "encoder.layer"}
+
+# Embeddings of object queries that only give their `weight`: query position, query content (Mask2Former).
+QUERY_POSITION, QUERY_CONTENT = "queries_embedder", "queries_features"
+
+
+class ReinModel(BaseTuner):
+    """
+    Refines the features of a frozen vision transformer with Rein (https://arxiv.org/abs/2312.04265) and lets its
+    tokens be the object queries of the segmentation head around it, if there is one.
+
+    Args:
+        model (`torch.nn.Module`): a vision transformer, or a model that contains one.
+        config ([`ReinConfig`]): the configuration of the adapter.
+        adapter_name (`str`, defaults to `"default"`): its name.
+        low_cpu_mem_usage (`bool`, defaults to `False`): create the weights on the meta device.
+
+    Raises:
+        ValueError: an unknown architecture without `target_modules`; an adapter made for a backbone of another size;
+            as many tokens as queries are needed and the numbers differ; on merging.
+
+    Example:
+
+    ```py
+    >>> from transformers import Dinov2Config, Dinov2Model
+    >>> from peft import get_peft_model
+    >>> from rein_hf import ReinConfig
+
+    >>> vit = Dinov2Model(Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=16))
+    >>> type(get_peft_model(vit, ReinConfig(num_tokens=10)).base_model).__name__
+    'ReinModel'
+
+    ```
+    """
+
+    prefix: str = "rein_"
+    tuner_layer_cls = ReinTunerLayer
+    target_module_mapping = {model_type: [blocks] for model_type, blocks in BLOCKS.items()}
+
+    def _prepare_adapter_config(self, peft_config: ReinConfig, model_config: dict) -> ReinConfig:
+        """Fill in what the backbone's configuration tells; check what the adapter's says of its backbone."""
+        if peft_config.base_config is None and hasattr(self.model, "config"):
+            peft_config.base_config = self.model.config.to_diff_dict()
+        while model_config.get("backbone_config"):
+            model_config = model_config["backbone_config"]
+        model_type = model_config.get("model_type")
+        if peft_config.target_modules is None:
+            if model_type not in BLOCKS:
+                raise ValueError(
+                    f"ReinConfig.target_modules is not set and the backbone's model_type {model_type!r} is not known "
+                    f"(known: {sorted(BLOCKS)}). Name the list of blocks, e.g. target_modules=['encoder.layer']; a "
+                    "segmentation adapter is loaded with rein_hf.from_pretrained, which builds its base model."
+                )
+            peft_config.target_modules = {BLOCKS[model_type]}
+        for name in ("hidden_size", "num_hidden_layers"):
+            made_for, found = getattr(peft_config, name), model_config.get(name)
+            if made_for is None:
+                setattr(peft_config, name, found)
+            elif found is not None and made_for != found:
+                raise ValueError(f"This Rein adapter was made for a backbone of {name} {made_for}; found {found}.")
+        if peft_config.hidden_size is None:
+            raise ValueError("ReinConfig.hidden_size is not set and the model's configuration does not tell it.")
+        if peft_config.num_prefix_tokens is None:
+            peft_config.num_prefix_tokens = 1 + (model_config.get("num_register_tokens") or 0)
+        return peft_config
+
+    @staticmethod
+    def _check_target_module_exists(peft_config: ReinConfig, key: str):
+        is_query = key.rpartition(".")[-1] in (QUERY_POSITION, QUERY_CONTENT)
+        return (peft_config.link_queries and is_query) or check_target_module_exists(peft_config, key)
+
+    def _create_and_replace(
+        self,
+        peft_config: ReinConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        if isinstance(target, ReinLayer):
+            target.update_layer(adapter_name, peft_config, self._query_dim(peft_config))
+        elif isinstance(target, ReinQueries):
+            target.update_layer(adapter_name, peft_config)
+        else:
+            if isinstance(target, nn.ModuleList):
+                new_module = ReinLayer(
+                    target,
+                    adapter_name,
+                    peft_config,
+                    hidden_size=peft_config.hidden_size,
+                    num_prefix_tokens=peft_config.num_prefix_tokens,
+                    query_dim=self._query_dim(peft_config),
+                )
+            elif isinstance(target, nn.Embedding):
+                new_module = ReinQueries(target, adapter_name, peft_config, content=target_name == QUERY_CONTENT)
+            else:
+                raise ValueError(
+                    f"ReinConfig.target_modules matches {current_key}, a {type(target).__name__}; expected the "
+                    "nn.ModuleList of the backbone's blocks."
+                )
+            self._replace_module(parent, target_name, new_module, target)
+
+    def _query_dim(self, peft_config: ReinConfig) -> int | None:
+        """Width q of the model's object queries; `None` if there are none or they are not linked."""
+        if peft_config.link_queries:
+            for name, module in self.model.named_modules():
+                if name.rpartition(".")[-1] == QUERY_POSITION:
+                    return module.weight.shape[1]
+        return None
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args, **kwargs) -> None:
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        stacks = tuple(module for module in model.modules() if isinstance(module, ReinLayer))
+        for module in model.modules():
+            if isinstance(module, ReinQueries):
+                module.link(stacks)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        # peft's own copies `weight` between the modules; neither a list of blocks nor a head has one
+        setattr(parent, child_name, new_module)
+
+    def _check_merge_allowed(self) -> None:
+        raise ValueError(NOT_MERGEABLE)
