@@ -5,5 +5,31 @@ Importing the package registers Rein with peft and the pyramid backbone with tra
 """
 
 from .backbone import ViTPyramidBackbone, ViTPyramidConfig
-from .segmenter import HEAD_MODULES, add_rein, build_segmenter, from_pretrained
+from .inference import predict_labels, segment, semantic_scores, slide_inference
+from .metrics import MeanIoU
+from .pictures import colorize, overlay
+from .segmenter import HEAD_MODULES, add_rein, build_image_processor, build_segmenter, from_pretrained
 from .tuner import ReinConfig, ReinLayer, ReinModel, ReinQueries
+
+
+__all__ = [
+    "HEAD_MODULES",
+    "MeanIoU",
+    "ReinConfig",
+    "ReinLayer",
+    "ReinModel",
+    "ReinQueries",
+    "ViTPyramidBackbone",
+    "ViTPyramidConfig",
+    "add_rein",
+    "build_image_processor",
+    "build_segmenter",
+    "colorize",
+    "from_pretrained",
+    "overlay",
+    "predict_labels",
+    "segment",
+    "semantic_scores",
+    "slide_inference",
+]
+__version__ = "0.1.0"

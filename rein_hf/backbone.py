@@ -13,7 +13,6 @@ import math
 import os
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 from transformers import AutoBackbone, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin
@@ -128,7 +127,8 @@ class ViTPyramidBackbone(BackboneMixin, ViTPyramidPreTrainedModel):
 
     def __init__(self, config: ViTPyramidConfig):
         super().__init__(config)
-        self.vit = AutoModel.from_config(config.backbone_config)
+        # in the type that the whole model is being made in, not in the one its configuration was once saved with
+        self.vit = AutoModel.from_config(config.backbone_config, dtype=torch.get_default_dtype())
         if isinstance(self.vit, Dinov2Model):
             self.vit.embeddings = ScaleFactorDinov2Embeddings(self.vit.config)
         self.num_features = [config.backbone_config.hidden_size] * len(config.stage_names)
@@ -138,21 +138,21 @@ class ViTPyramidBackbone(BackboneMixin, ViTPyramidPreTrainedModel):
         """
         Args:
             pixel_values (`torch.Tensor` of shape `(B, 3, H, W)`): normalised images; H and W are multiples of the
-                patch size.
+                patch size p, 2p at least.
 
         Returns:
             `BackboneOutput` with `feature_maps` of shapes (B, c, 4H/p, 4W/p), (B, c, 2H/p, 2W/p), (B, c, H/p, W/p) and
             (B, c, H/2p, W/2p) for patch size p.
 
         Raises:
-            ValueError: a side is not a multiple of the patch size.
+            ValueError: a side is not a multiple of the patch size, or too short for the coarsest map.
         """
         height, width = pixel_values.shape[-2:]
         patch = self.vit.config.patch_size
-        if height % patch or width % patch:
+        if height % patch or width % patch or min(height, width) < 2 * patch:
             raise ValueError(
-                f"pixel_values is {height}x{width} pixels; expected sides that are multiples of the patch size {patch}. "
-                "Pad the images (rein_hf.semantic_scores and slide_inference do)."
+                f"pixel_values is {height}x{width} pixels; expected sides that are multiples of the patch size "
+                f"{patch}, {2 * patch} at least. Pad the images, as rein_hf.slide_inference does."
             )
         hidden_states = self.vit(pixel_values, output_hidden_states=self.out_indices).hidden_states
         prefix = 1 + getattr(self.vit.config, "num_register_tokens", 0)
@@ -160,9 +160,7 @@ class ViTPyramidBackbone(BackboneMixin, ViTPyramidPreTrainedModel):
         for index, scale in zip(self.out_indices, SCALES, strict=True):
             patches = hidden_states[index][:, prefix:]
             stride16 = patches.transpose(1, 2).unflatten(2, (height // patch, width // patch))
-            maps.append(
-                stride16 if scale == 1 else F.interpolate(stride16, scale_factor=scale, mode="bilinear")
-            )
+            maps.append(stride16 if scale == 1 else F.interpolate(stride16, scale_factor=scale, mode="bilinear"))
         return BackboneOutput(feature_maps=tuple(maps))
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
@@ -27,14 +31,17 @@ def semantic_scores(
 
 
 @torch.no_grad()
-def slide_inference(model: nn.Module, pixel_values: torch.Tensor, crop: int, stride: int) -> torch.Tensor:
+def slide_inference(
+    model: nn.Module, pixel_values: torch.Tensor, crop: int | None = None, stride: int | None = None
+) -> torch.Tensor:
     """Class scores of images of any size, averaged over overlapping windows.
 
     Args:
         model: a Mask2Former, with or without adapter, in eval mode.
         pixel_values (`(B, 3, H, W)`): normalised images. A side shorter than `crop` is one window of its own length.
-        crop (`int`): side of a window in pixels.
-        stride (`int`): step between windows in pixels, at most `crop`.
+        crop (`int`, *optional*): side of a window in pixels; by default the crop that the model was trained on.
+        stride (`int`, *optional*): step between windows in pixels, at most `crop`; by default two thirds of it, 341
+            for 512 and 683 for 1024.
 
     Returns:
         `torch.Tensor` of shape `(B, K, H, W)`, float32 at least.
@@ -42,6 +49,8 @@ def slide_inference(model: nn.Module, pixel_values: torch.Tensor, crop: int, str
     Raises:
         ValueError: `stride` is not between 1 and `crop`, which would leave pixels unseen.
     """
+    crop = model.config.backbone_config.backbone_config.image_size if crop is None else crop
+    stride = round(crop * 2 / 3) if stride is None else stride
     if not 1 <= stride <= crop:
         raise ValueError(f"stride is {stride}; expected 1 to crop ({crop}).")
     height, width = pixel_values.shape[-2:]
@@ -64,6 +73,25 @@ def predict_labels(scores: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return scores.argmax(dim=1).to(torch.uint8)
 
 
+def segment(
+    model: nn.Module, processor, image: Image.Image, crop: int | None = None, stride: int | None = None
+) -> np.ndarray:
+    """The class of every pixel of a photo.
+
+    Args:
+        model: from [`rein_hf.from_pretrained`].
+        processor: its image processor.
+        image (`PIL.Image.Image`): of any size.
+        crop, stride: as for [`slide_inference`].
+
+    Returns:
+        `np.ndarray` of shape `(H, W)`, uint8 class ids.
+    """
+    pixel_values = processor(image.convert("RGB"), return_tensors="pt")["pixel_values"].to(model.device)
+    scores = slide_inference(model, pixel_values, crop, stride)
+    return predict_labels(scores, (image.height, image.width))[0].cpu().numpy()
+
+
 def _window_starts(length: int, crop: int, stride: int) -> list[int]:
     """First pixel of each window; the last one is moved back inside."""
     last = max(length - crop, 0)
@@ -74,9 +102,11 @@ def _window_scores(model: nn.Module, window: torch.Tensor) -> torch.Tensor:
     """Scores (B, K, h, w) of one window; sides that the patches do not fill are padded with zeros and cut again."""
     patch = model.config.backbone_config.backbone_config.patch_size
     height, width = window.shape[-2:]
-    padded = F.pad(window, (0, -width % patch, 0, -height % patch))
+    rows, columns = (max(math.ceil(side / patch), 2) for side in (height, width))  # the coarsest map halves them
+    padded = F.pad(window, (0, columns * patch - width, 0, rows * patch - height))
     output = model(pixel_values=padded)
-    classes, masks = (logits.to(torch.promote_types(logits.dtype, torch.float32)) for logits in (
-        output.class_queries_logits, output.masks_queries_logits
-    ))
+    classes, masks = (
+        logits.to(torch.promote_types(logits.dtype, torch.float32))
+        for logits in (output.class_queries_logits, output.masks_queries_logits)
+    )
     return semantic_scores(classes, masks, padded.shape[-2:])[..., :height, :width]

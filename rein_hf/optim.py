@@ -15,8 +15,8 @@ def param_groups(model: nn.Module, lr: float, weight_decay: float, backbone_lr_f
     """Trainable parameters in groups of one learning rate and weight decay.
 
     No decay for norms, level embedding, Rein's tokens and scale; everything else decays, biases and the pixel
-    decoder's level encoding included. Parameters of the backbone itself, which train in full fine-tuning only, learn at
-    a tenth of the rate: without that full fine-tuning collapses.
+    decoder's level encoding included. Parameters of the backbone itself, which train in full fine-tuning only, learn
+    at a tenth of the rate: without that full fine-tuning collapses.
 
     Args:
         model: a segmenter, with or without adapter.

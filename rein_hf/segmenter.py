@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
+from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from .backbone import ViTPyramidConfig, load_vit
 from .criterion import ReinCriterion
+from .labels import IGNORE
 from .tuner import ReinConfig
 
 
@@ -88,6 +90,12 @@ def add_rein(
     return get_peft_model(model, config, adapter_name=adapter_name)
 
 
+def build_image_processor() -> Mask2FormerImageProcessorPil:
+    """The stock image processor: ImageNet mean and deviation, no resizing (windows and augmentation choose sizes),
+    pixels labelled 255 in no mask. The one that works without torchvision; saved and loaded as usual."""
+    return Mask2FormerImageProcessorPil(do_resize=False, ignore_index=IGNORE)
+
+
 def from_pretrained(
     pretrained: str | os.PathLike, backbone: str | os.PathLike | None = None, **kwargs
 ) -> PeftModel | Mask2FormerForUniversalSegmentation:
@@ -126,18 +134,23 @@ def from_pretrained(
         model = Mask2FormerForUniversalSegmentation.from_pretrained(pretrained, revision=revision, **kwargs)
         return _with_criterion(model).eval()
     config = PeftConfig.from_pretrained(str(pretrained), revision=revision, **hub)
-    if not isinstance(config, ReinConfig) or not config.base_config:
+    base_type = (getattr(config, "base_config", None) or {}).get("model_type")
+    if not isinstance(config, ReinConfig) or base_type != Mask2FormerConfig.model_type:
         raise ValueError(
-            f"{pretrained}: adapter_config.json is a {type(config).__name__}"
-            f"{'' if config.__dict__.get('base_config') else ' without base_config'}; expected a ReinConfig saved with "
-            "its base model's configuration. Load other adapters with peft on a model from build_segmenter."
+            f"{pretrained}: adapter_config.json is a {type(config).__name__} on a base model of type {base_type!r}; "
+            f"expected a ReinConfig on a {Mask2FormerConfig.model_type!r}. Load other adapters with peft."
         )
     base_config = Mask2FormerConfig.from_dict(config.base_config)
     vit = base_config.backbone_config.backbone_config
     backbone = backbone or config.base_model_name_or_path
     if not backbone:
         raise ValueError(f"{pretrained}: the adapter names no backbone; pass backbone=FOLDER_OR_HUB_ID.")
-    found, state_dict = load_vit(backbone, vit.image_size, vit.patch_size, **kwargs)
+    try:
+        found, state_dict = load_vit(backbone, vit.image_size, vit.patch_size, **kwargs)
+    except OSError as error:
+        raise OSError(
+            f"{pretrained}: its backbone {backbone} cannot be loaded; pass backbone=FOLDER_OR_HUB_ID. {error}"
+        ) from error
     for name in ("hidden_size", "num_hidden_layers"):
         if getattr(found, name) != getattr(vit, name):
             raise ValueError(

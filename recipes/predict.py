@@ -1,0 +1,81 @@
+"""Segments photos: a coloured overlay and a label map (train ids, 8 bit) per file.
+
+python recipes/predict.py --model USER/ADAPTER --input photos/ --output_dir segmented/
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from accelerate import Accelerator
+from PIL import Image, UnidentifiedImageError
+from tqdm.auto import tqdm
+from transformers import AutoImageProcessor, HfArgumentParser
+
+import rein_hf
+from rein_hf.data import IMAGE_SUFFIXES
+from rein_hf.inference import segment
+from rein_hf.pictures import overlay
+
+
+@dataclass
+class PredictionArguments:
+    model: str = field(metadata={"help": "Adapter or whole segmenter: folder or Hub id."})
+    input: list[str] = field(metadata={"help": "Image files or folders of them."})
+    output_dir: str = field(metadata={"help": "Where STEM_overlay.jpg and STEM_label.png go."})
+    backbone: str | None = field(default=None, metadata={"help": "Backbone instead of the one the adapter names."})
+    crop: int | None = field(default=None, metadata={"help": "Window in pixels; default: the model's training crop."})
+    stride: int | None = field(default=None, metadata={"help": "Step between windows; default: 2/3 of the window."})
+    opacity: float = field(default=0.5, metadata={"help": "Of the colours over the image, 0 to 1."})
+    bf16: bool = field(default=False, metadata={"help": "Autocast to bfloat16."})
+
+
+def main(args: PredictionArguments) -> int:
+    """Returns how many files could not be read."""
+    accelerator = Accelerator(mixed_precision="bf16" if args.bf16 else "no")
+    files = list_images(args.input)
+    model = rein_hf.from_pretrained(args.model, backbone=args.backbone).to(accelerator.device)
+    processor = AutoImageProcessor.from_pretrained(args.model)
+    output_dir = Path(args.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    unreadable = 0
+    for file in tqdm(files[accelerator.process_index :: accelerator.num_processes]):
+        try:
+            image = Image.open(file).convert("RGB")
+        except (UnidentifiedImageError, OSError) as error:
+            print(f"{file} cannot be read as an image: {error}; left out.", file=sys.stderr)
+            unreadable += 1
+            continue
+        with accelerator.autocast():
+            label = segment(model, processor, image, args.crop, args.stride)
+        Image.fromarray(label).save(output_dir / f"{file.stem}_label.png")
+        overlay(image, label, opacity=args.opacity).save(output_dir / f"{file.stem}_overlay.jpg", quality=92)
+    return unreadable
+
+
+def list_images(inputs: list[str]) -> list[Path]:
+    """The files named and those in the folders named.
+
+    Raises:
+        FileNotFoundError: one of them is not there; there is none at all.
+        ValueError: two have the same stem, so that one's results would replace the other's.
+    """
+    files = []
+    for path in map(Path, inputs):
+        if not path.exists():
+            raise FileNotFoundError(f"--input {path} does not exist.")
+        found = sorted(path.iterdir()) if path.is_dir() else [path]
+        files += [file for file in found if path.is_file() or file.suffix.lower() in IMAGE_SUFFIXES]
+    if not files:
+        raise FileNotFoundError(f"--input {inputs} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
+    stems = [file.stem for file in files]
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if twice:
+        raise ValueError(f"--input holds several files of the same stem: {twice[:5]}.")
+    return files
+
+
+if __name__ == "__main__":
+    sys.exit(1 if main(*HfArgumentParser(PredictionArguments).parse_args_into_dataclasses()) else 0)

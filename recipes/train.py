@@ -1,0 +1,201 @@
+"""Trains a recipe: a Mask2Former on a pretrained DINOv2, tuned with Rein (or frozen, or in full).
+
+    python recipes/train.py recipes/configs/RECIPE.yaml [--max_steps 100] [--rein.r 8] [--KEY VALUE ...]
+
+A recipe is a YAML file of the arguments below and of transformers.TrainingArguments; what it leaves out is as in the
+paper (METHOD section 5). Values on the command line replace the file's. The same command resumes an interrupted run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import sys
+from pathlib import Path
+from typing import get_type_hints
+
+import torch
+import yaml
+from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from rein_hf import ReinConfig, add_rein, build_image_processor, build_segmenter
+from rein_hf.data import Collator, Domain, TrainingSamples, load_domain
+from rein_hf.evaluation import evaluate_domain
+from rein_hf.optim import param_groups
+from rein_hf.transforms import Augmentation
+
+
+@dataclasses.dataclass
+class RecipeArguments:
+    backbone: str = dataclasses.field(metadata={"help": "Pretrained DINOv2: folder or Hub id."})
+    train: list[str] = dataclasses.field(metadata={"help": "Source domains, [NAME=]FOLDER[@SPLIT]."})
+    evaluate: list[str] = dataclasses.field(default_factory=list, metadata={"help": "Domains to evaluate on."})
+    tuning: str = dataclasses.field(
+        default="rein",
+        metadata={"help": "Of the backbone; the head trains alike.", "choices": ["rein", "frozen", "full"]},
+    )
+    rein: dict | None = dataclasses.field(default=None, metadata={"help": "Arguments of ReinConfig."})
+    head: dict | None = dataclasses.field(default=None, metadata={"help": "Arguments of Mask2FormerConfig."})
+    num_queries: int = dataclasses.field(default=100, metadata={"help": "Object queries, and Rein's tokens."})
+    crop: int = dataclasses.field(default=512, metadata={"help": "Side of the training crops in pixels."})
+    patch_size: int = dataclasses.field(default=16, metadata={"help": "The backbone is resampled to it."})
+    out_indices: list[int] | None = dataclasses.field(
+        default=None, metadata={"help": "Blocks of the pyramid, from 1."}
+    )
+    total_batch_size: int = dataclasses.field(default=4, metadata={"help": "Images per step, over all processes."})
+    eval_limit: int | None = dataclasses.field(default=None, metadata={"help": "Images per domain while training."})
+
+
+# The paper's recipe, and what transformers' Trainer needs to leave segmentation batches alone.
+DEFAULTS = {
+    "max_steps": 40_000,
+    "learning_rate": 1e-4,
+    "weight_decay": 0.05,
+    "lr_scheduler_type": "polynomial",
+    "lr_scheduler_kwargs": {"power": 0.9, "lr_end": 0.0},
+    "max_grad_norm": 0.0,
+    "train_sampling_strategy": "sequential",  # TrainingSamples is in random order already
+    "remove_unused_columns": False,
+    "save_total_limit": 2,
+    "report_to": "none",
+}
+
+
+def main(recipe: RecipeArguments, args: TrainingArguments) -> SegmentationTrainer:
+    set_seed(args.seed)
+    sources, targets = [load_domain(spec) for spec in recipe.train], [load_domain(spec) for spec in recipe.evaluate]
+    model = build_model(recipe, id2label=dict(enumerate(one_label_set(sources))))
+    processor = build_image_processor()
+    trainer = SegmentationTrainer(
+        model=model,
+        args=args,
+        train_dataset=TrainingSamples(
+            [source.dataset for source in sources],
+            length=args.max_steps * recipe.total_batch_size,
+            augment=Augmentation(recipe.crop),
+            seed=args.seed,
+        ),
+        data_collator=Collator(processor, recipe.crop),
+        processing_class=processor,
+        domains=targets,
+        eval_limit=recipe.eval_limit,
+    )
+    trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))
+    trainer.save_model()
+    trainer.save_state()
+    return trainer
+
+
+def build_model(recipe: RecipeArguments, id2label: dict[int, str]) -> torch.nn.Module:
+    """The segmenter with whatever the recipe trains requiring gradients."""
+    model = build_segmenter(
+        recipe.backbone,
+        id2label,
+        image_size=recipe.crop,
+        patch_size=recipe.patch_size,
+        out_indices=recipe.out_indices,
+        num_queries=recipe.num_queries,
+        head=recipe.head,
+    )
+    if recipe.tuning == "rein":
+        return add_rein(model, ReinConfig(**{"num_tokens": recipe.num_queries, **(recipe.rein or {})}))
+    model.model.pixel_level_module.encoder.requires_grad_(recipe.tuning == "full")
+    return model
+
+
+def one_label_set(sources: list[Domain]) -> tuple[str, ...]:
+    """The classes that all sources share."""
+    classes = {source.name: source.classes for source in sources}
+    if len(set(classes.values())) > 1:
+        raise ValueError(f"The sources have different classes: {classes}; expected one label set.")
+    return sources[0].classes
+
+
+class SegmentationTrainer(Trainer):
+    """
+    The stock Trainer but for two methods: the optimizer has the recipe's parameter groups, and evaluation runs windows
+    over whole images and reduces confusion matrices, where the stock one would gather label maps of unequal sizes.
+    """
+
+    def __init__(self, *args, domains: list[Domain], eval_limit: int | None = None, **kwargs):
+        # the stock Trainer wants an eval_dataset as soon as there is an evaluation strategy
+        super().__init__(*args, eval_dataset={domain.name: domain.dataset for domain in domains} or None, **kwargs)
+        self.domains, self.eval_limit = domains, eval_limit
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            groups = param_groups(self.model, self.args.learning_rate, self.args.weight_decay)
+            betas = (self.args.adam_beta1, self.args.adam_beta2)
+            self.optimizer = torch.optim.AdamW(
+                groups, lr=self.args.learning_rate, betas=betas, eps=self.args.adam_epsilon
+            )
+        return self.optimizer
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """mIoU in percent of each domain, and their unweighted mean."""
+        was_training = self.model.training
+        self.model.eval()
+        scores = {}
+        for domain in self.domains:
+            metric = evaluate_domain(
+                self.model, self.processing_class, domain, self.accelerator, limit=self.eval_limit
+            )[domain.name]
+            scores[domain.name] = 100 * metric.compute()["mean_iou"]
+        self.model.train(was_training)
+        metrics = {f"{metric_key_prefix}_{name}_miou": value for name, value in scores.items()}
+        metrics[f"{metric_key_prefix}_miou"] = sum(scores.values()) / len(scores)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def parse(argv: list[str]) -> tuple[RecipeArguments, TrainingArguments]:
+    """A recipe file and the values on the command line that replace its own; unknown keys are refused."""
+    if not argv or argv[0].startswith("-"):
+        raise SystemExit(__doc__)
+    path, overrides = Path(argv[0]), argv[1:]
+    values = {**DEFAULTS, "output_dir": f"outputs/{path.stem}", **(yaml.safe_load(path.read_text()) or {})}
+    if len(overrides) % 2 or not all(key.startswith("--") for key in overrides[::2]):
+        raise SystemExit(f"Expected pairs of --KEY VALUE after {path}; found {overrides}.")
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        *outer, inner = key.removeprefix("--").split(".")
+        place = values
+        for name in outer:
+            place[name] = place.get(name) or {}
+            place = place[name]
+        place[inner] = yaml.safe_load(value)
+    known = {**get_type_hints(RecipeArguments), **get_type_hints(TrainingArguments)}
+    for key in values.keys() - known.keys():
+        close = difflib.get_close_matches(key, known, n=1)
+        raise SystemExit(f"{path}: unknown key {key!r}{f', did you mean {close[0]!r}?' if close else '.'}")
+    for key, value in values.items():
+        kind = str(known[key])
+        if isinstance(value, str) and "float" in kind and "str" not in kind:
+            values[key] = float(value)  # YAML reads 1e-4 as text
+        if value is False and "bool" not in kind:
+            values[key] = "no"  # and no as false
+    lacking = {"backbone", "train"} - values.keys()
+    if lacking:
+        raise SystemExit(f"{path}: {sorted(lacking)} missing.")
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    total = values.get("total_batch_size", RecipeArguments.total_batch_size)
+    per_device = values.setdefault("per_device_train_batch_size", max(total // world_size, 1))
+    steps, rest = divmod(total, per_device * world_size)
+    if rest or not steps:
+        raise SystemExit(
+            f"{path}: total_batch_size {total} is not a multiple of {per_device} images on each of {world_size} "
+            "process(es)."
+        )
+    values["gradient_accumulation_steps"] = steps
+    recipe, args = HfArgumentParser((RecipeArguments, TrainingArguments)).parse_dict(values)
+    return recipe, args
+
+
+def last_checkpoint(output_dir: str) -> str | None:
+    return get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+
+
+if __name__ == "__main__":
+    main(*parse(sys.argv[1:]))

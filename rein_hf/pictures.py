@@ -1,0 +1,93 @@
+"""What people look at: label maps in colour, overlays, contact sheets, and plots of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .labels import CITYSCAPES
+
+
+def colorize(label: np.ndarray, palette: Sequence[tuple[int, int, int]] = tuple(CITYSCAPES.values())) -> Image.Image:
+    """A label map (H, W) of class ids in the colours of its classes, RGB; ids without a colour, and 255, are black."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(palette)] = palette
+    return Image.fromarray(table[label])
+
+
+def overlay(
+    image: Image.Image,
+    label: np.ndarray,
+    palette: Sequence[tuple[int, int, int]] = tuple(CITYSCAPES.values()),
+    opacity: float = 0.5,
+) -> Image.Image:
+    """The colours of a label map (H, W) over its image (W x H), `opacity` from 0 to 1."""
+    return Image.blend(image.convert("RGB"), colorize(np.asarray(label), palette), opacity)
+
+
+def contact_sheet(
+    rows: Sequence[tuple[str, Sequence[Image.Image]]], titles: Sequence[str], width: int = 320
+) -> Image.Image:
+    """Rows of pictures under column titles.
+
+    Args:
+        rows: per row its name and one picture per title.
+        titles: column titles.
+        width (`int`): of each picture, in pixels.
+    """
+    font, bar = ImageFont.load_default(size=15), 24
+    heights = [max(round(picture.height * width / picture.width) for picture in pictures) for _, pictures in rows]
+    sheet = Image.new("RGB", (width * len(titles), bar + sum(heights) + bar * len(rows)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, title in enumerate(titles):
+        draw.text((column * width + 6, 3), title, fill="black", font=font)
+    top = bar
+    for (name, pictures), height in zip(rows, heights, strict=True):
+        draw.text((6, top + 3), name, fill=(90, 90, 90), font=font)
+        for column, picture in enumerate(pictures):
+            size = (width, round(picture.height * width / picture.width))
+            sheet.paste(picture.convert("RGB").resize(size, Image.Resampling.LANCZOS), (column * width, top + bar))
+        top += bar + height
+    return sheet
+
+
+def plot_iou(per_class: Mapping[str, Mapping[str, float]], title: str, path: Path) -> None:
+    """Bars of the IoU (0 to 1) of each class, `per_class[model][class]`, written to `path`."""
+    figure, axes = _figure(max(6, 0.5 * max(map(len, per_class.values())) + 2), 4)
+    width = 0.8 / len(per_class)
+    for index, (model, iou) in enumerate(per_class.items()):
+        positions = np.arange(len(iou)) + (index - (len(per_class) - 1) / 2) * width
+        mean = np.nanmean(list(iou.values()))
+        axes.bar(positions, [100 * value for value in iou.values()], width, label=f"{model}, mean {100 * mean:.1f}")
+    classes = list(next(iter(per_class.values())))
+    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    axes.set(ylabel="IoU (%)", ylim=(0, 100), title=title)
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=130)
+
+
+def plot_confusion(confusion: np.ndarray, classes: Sequence[str], title: str, path: Path) -> None:
+    """A confusion matrix (K, K), rows the reference, as shares of each row, written to `path`."""
+    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    figure, axes = _figure(0.42 * len(classes) + 2.5, 0.42 * len(classes) + 2)
+    axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
+    axes.set_xticks(range(len(classes)), classes, rotation=60, ha="right", fontsize=8)
+    axes.set_yticks(range(len(classes)), classes, fontsize=8)
+    axes.set(xlabel="prediction", ylabel="truth", title=title)
+    for row, column in np.argwhere(share >= 0.01):
+        value = share[row, column]
+        colour = "white" if value > 0.5 else "black"
+        axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=7, color=colour)
+    figure.savefig(path, dpi=130)
+
+
+def _figure(width: float, height: float):
+    # a figure without pyplot keeps no global state and needs no display
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()

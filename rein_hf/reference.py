@@ -1,0 +1,288 @@
+"""The authors' checkpoint files: names and sizes of their tensors, and the names of ours (METHOD section 9).
+
+A checkpoint of theirs is one or two files: Rein and head under `backbone.reins.` and `decode_head.`, and the backbone,
+flat, under the names of DINOv2's own release; a full checkpoint holds all of it, the backbone under `backbone.`.
+
+What is not a mere renaming:
+- `scale` is 0-dimensional there and of shape (1,) here;
+- `attn.qkv`, the self-attention's `in_proj` and the SwiGLU's `w12` are two or three of our tensors, one after the other.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+
+import torch
+from transformers import Dinov2Config
+
+from .backbone import OUT_INDICES
+
+
+Tensors = dict[str, torch.Tensor]
+
+DINOV2_HEAD_WIDTH = 64
+
+# Their name -> ours, or ours one after the other. Without `.weight` and `.bias`; {n} is the number of a layer.
+BACKBONE = {
+    "cls_token": "embeddings.cls_token",
+    "pos_embed": "embeddings.position_embeddings",
+    "mask_token": "embeddings.mask_token",
+    "patch_embed.proj": "embeddings.patch_embeddings.projection",
+    "blocks.{n}.norm1": "encoder.layer.{n}.norm1",
+    "blocks.{n}.attn.qkv": [f"encoder.layer.{{n}}.attention.{name}_proj" for name in "qkv"],
+    "blocks.{n}.attn.proj": "encoder.layer.{n}.attention.o_proj",
+    "blocks.{n}.ls1.gamma": "encoder.layer.{n}.layer_scale1.lambda1",
+    "blocks.{n}.norm2": "encoder.layer.{n}.norm2",
+    "blocks.{n}.mlp.fc1": "encoder.layer.{n}.mlp.fc1",
+    "blocks.{n}.mlp.fc2": "encoder.layer.{n}.mlp.fc2",
+    "blocks.{n}.mlp.w12": ["encoder.layer.{n}.mlp.gate_proj", "encoder.layer.{n}.mlp.up_proj"],
+    "blocks.{n}.mlp.w3": "encoder.layer.{n}.mlp.down_proj",
+    "blocks.{n}.ls2.gamma": "encoder.layer.{n}.layer_scale2.lambda1",
+    "norm": "layernorm",
+}
+
+_STACK = "model.pixel_level_module.encoder.vit.encoder.layer."
+_REIN = {
+    "scale": "rein_scale",
+    "learnable_tokens_a": "rein_tokens_a",
+    "learnable_tokens_b": "rein_tokens_b",
+    "learnable_tokens": "rein_tokens",
+    "mlp_token2feat": "rein_token_to_feature",
+    "mlp_delta_f": "rein_delta",
+    "transform": "rein_query_proj",
+    "merge": "rein_query_merge",
+}
+_PIXEL = "model.pixel_level_module.decoder."
+_PIXEL_DECODER = {
+    "input_convs.{n}.conv": "input_projections.{n}.0",
+    "input_convs.{n}.gn": "input_projections.{n}.1",
+    "encoder.layers.{n}.self_attn.sampling_offsets": "encoder.layers.{n}.self_attn.sampling_offsets",
+    "encoder.layers.{n}.self_attn.attention_weights": "encoder.layers.{n}.self_attn.attention_weights",
+    "encoder.layers.{n}.self_attn.value_proj": "encoder.layers.{n}.self_attn.value_proj",
+    "encoder.layers.{n}.self_attn.output_proj": "encoder.layers.{n}.self_attn.output_proj",
+    "encoder.layers.{n}.ffn.layers.0.0": "encoder.layers.{n}.fc1",
+    "encoder.layers.{n}.ffn.layers.1": "encoder.layers.{n}.fc2",
+    "encoder.layers.{n}.norms.0": "encoder.layers.{n}.self_attn_layer_norm",
+    "encoder.layers.{n}.norms.1": "encoder.layers.{n}.final_layer_norm",
+    "level_encoding.weight": "level_embed",
+    "lateral_convs.0.conv": "adapter_1.0",
+    "lateral_convs.0.gn": "adapter_1.1",
+    "output_convs.0.conv": "layer_1.0",
+    "output_convs.0.gn": "layer_1.1",
+    "mask_feature": "mask_projection",
+}
+_DECODER = "model.transformer_module.decoder."
+_TRANSFORMER_DECODER = {
+    "layers.{n}.cross_attn.attn.in_proj_weight": "layers.{n}.cross_attn.in_proj_weight",
+    "layers.{n}.cross_attn.attn.in_proj_bias": "layers.{n}.cross_attn.in_proj_bias",
+    "layers.{n}.cross_attn.attn.out_proj": "layers.{n}.cross_attn.out_proj",
+    "layers.{n}.self_attn.attn.in_proj_weight": [f"layers.{{n}}.self_attn.{name}_proj.weight" for name in "qkv"],
+    "layers.{n}.self_attn.attn.in_proj_bias": [f"layers.{{n}}.self_attn.{name}_proj.bias" for name in "qkv"],
+    "layers.{n}.self_attn.attn.out_proj": "layers.{n}.self_attn.out_proj",
+    "layers.{n}.ffn.layers.0.0": "layers.{n}.fc1",
+    "layers.{n}.ffn.layers.1": "layers.{n}.fc2",
+    "layers.{n}.norms.0": "layers.{n}.cross_attn_layer_norm",
+    "layers.{n}.norms.1": "layers.{n}.self_attn_layer_norm",
+    "layers.{n}.norms.2": "layers.{n}.final_layer_norm",
+    "post_norm": "layernorm",
+}
+_HEAD = {
+    "level_embed": "model.transformer_module.level_embed",
+    "querys2feat": "model.transformer_module.queries_features.rein_query_content",
+    # of a model whose tokens are not the queries
+    "query_embed": "model.transformer_module.queries_embedder",
+    "query_feat": "model.transformer_module.queries_features",
+    "cls_embed": "class_predictor",
+    "mask_embed.0": "model.transformer_module.decoder.mask_predictor.mask_embedder.0.0",
+    "mask_embed.2": "model.transformer_module.decoder.mask_predictor.mask_embedder.1.0",
+    "mask_embed.4": "model.transformer_module.decoder.mask_predictor.mask_embedder.2.0",
+}
+
+
+def _under(their_prefix: str, our_prefix: str, table: dict) -> dict[str, list[str]]:
+    lists = {theirs: [ours] if isinstance(ours, str) else ours for theirs, ours in table.items()}
+    return {their_prefix + theirs: [our_prefix + name for name in ours] for theirs, ours in lists.items()}
+
+
+# Names of ours are those in a `Dinov2Model` and those in a `Mask2FormerForUniversalSegmentation` with Rein.
+BACKBONE_NAMES = _under("", "", BACKBONE)
+REIN_AND_HEAD_NAMES = (
+    _under("backbone.reins.", _STACK, _REIN)
+    | _under("decode_head.pixel_decoder.", _PIXEL, _PIXEL_DECODER)
+    | _under("decode_head.transformer_decoder.", _DECODER, _TRANSFORMER_DECODER)
+    | _under("decode_head.", "", _HEAD)
+)
+
+
+def from_reference(tensors: Tensors, names: dict[str, list[str]]) -> tuple[Tensors, list[str]]:
+    """Tensors by our names, and the names that the table does not know.
+
+    Args:
+        tensors: by the authors' names.
+        names: `BACKBONE_NAMES` or `REIN_AND_HEAD_NAMES`.
+    """
+    patterns = [(_pattern(theirs), ours) for theirs, ours in names.items()]
+    found, unknown = {}, []
+    for name, tensor in tensors.items():
+        match, ours = next(((m, ours) for pattern, ours in patterns if (m := pattern.fullmatch(name))), (None, ()))
+        if match is None:
+            unknown.append(name)
+        if len(ours) == 1 and tensor.dim() == 0:
+            tensor = tensor.reshape(1)
+        for template, part in zip(ours, tensor.chunk(len(ours)) if ours else (), strict=True):
+            found[_fill(template, match)] = part
+    return found, unknown
+
+
+def to_reference(tensors: Tensors, names: dict[str, list[str]]) -> tuple[Tensors, list[str]]:
+    """The way back: tensors by the authors' names, and the names of ours that the table does not know."""
+    patterns = [(_pattern(ours[0]), theirs, ours) for theirs, ours in names.items()]
+    found, used = {}, set()
+    for name in tensors:
+        for pattern, theirs, ours in patterns:
+            if match := pattern.fullmatch(name):
+                parts = [_fill(template, match) for template in ours]
+                used.update(parts)
+                tensor = tensors[name] if len(parts) == 1 else torch.cat([tensors[part] for part in parts])
+                found[_fill(theirs, match)] = tensor.reshape(()) if theirs == "backbone.reins.scale" else tensor
+    return found, [name for name in tensors if name not in used]
+
+
+def vit_config(tensors: Tensors, num_attention_heads: int | None = None) -> Dinov2Config:
+    """Sizes of a backbone, read from its tensors by DINOv2's names.
+
+    Args:
+        num_attention_heads (`int`, *optional*): which the weights cannot tell; hidden size / 64 by default.
+
+    Raises:
+        ValueError: a tensor that tells a size is missing or of too few dimensions; the number of heads cannot be.
+    """
+    (_, positions, hidden), (*_, patch) = _shapes(tensors, {"pos_embed": 3, "patch_embed.proj.weight": 4})
+    depth = _count(tensors, "blocks.")
+    if num_attention_heads is None and hidden % DINOV2_HEAD_WIDTH:
+        raise ValueError(
+            f"the backbone's hidden size is {hidden}, no multiple of {DINOV2_HEAD_WIDTH}: give --num_attention_heads."
+        )
+    heads = num_attention_heads or hidden // DINOV2_HEAD_WIDTH
+    if hidden % heads:
+        raise ValueError(f"num_attention_heads is {heads}; expected a divisor of the hidden size {hidden}.")
+    side = math.isqrt(max(positions - 1, 0))
+    swiglu = any(".mlp.w12." in name for name in tensors)
+    ratio = 4 if swiglu else _shapes(tensors, {"blocks.0.mlp.fc1.weight": 2})[0][0] // hidden
+    return Dinov2Config(
+        hidden_size=hidden,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+        mlp_ratio=ratio,
+        patch_size=patch,
+        image_size=side * patch,
+        use_swiglu_ffn=swiglu,
+        qkv_bias=any(name.endswith(".attn.qkv.bias") for name in tensors),
+        use_mask_token="mask_token" in tensors,
+    )
+
+
+def rein_sizes(tensors: Tensors) -> dict:
+    """Arguments of [`ReinConfig`] that tell Rein's sizes, read from its tensors by the authors' names.
+
+    Raises:
+        ValueError: a tensor that tells a size is missing or of too few dimensions.
+    """
+    prefix = "backbone.reins."
+    full = prefix + "learnable_tokens" in tensors
+    if full:
+        ((depth, m, hidden),) = _shapes(tensors, {prefix + "learnable_tokens": 3})
+        r = None
+    else:
+        (depth, m, r), (*_, hidden) = _shapes(
+            tensors, {prefix + "learnable_tokens_a": 3, prefix + "learnable_tokens_b": 3}
+        )
+    return {
+        "r": r,
+        "num_tokens": m,
+        "hidden_size": hidden,
+        "num_hidden_layers": depth,
+        "link_queries": "decode_head.query_embed.weight" not in tensors,
+        "zero_init": prefix + "scale" not in tensors,
+    }
+
+
+def head_sizes(tensors: Tensors) -> dict:
+    """Arguments of `Mask2FormerConfig` that tell the head's sizes, read from its tensors by the authors' names.
+
+    Raises:
+        ValueError: a tensor that tells a size is missing or of too few dimensions.
+    """
+    p, t = "decode_head.pixel_decoder.", "decode_head.transformer_decoder."
+    classes, feature, mask, offsets, encoder_ffn, decoder_ffn = _shapes(
+        tensors,
+        {
+            "decode_head.cls_embed.weight": 2,
+            p + "input_convs.0.conv.weight": 4,
+            p + "mask_feature.weight": 4,
+            p + "encoder.layers.0.self_attn.sampling_offsets.weight": 2,
+            p + "encoder.layers.0.ffn.layers.0.0.weight": 2,
+            t + "layers.0.ffn.layers.0.0.weight": 2,
+        },
+    )
+    levels, points, coordinates = 3, 4, 2
+    heads = offsets[0] // (levels * points * coordinates)
+    if classes[0] < 2 or not heads or classes[1] % heads:
+        raise ValueError(
+            f"{classes[0]} class logits of width {classes[1]} and {offsets[0]} sampling offsets: expected at least one "
+            f"class and no-object, and {levels * points * coordinates} offsets for each head of the pixel decoder."
+        )
+    sizes = {
+        "num_labels": classes[0] - 1,
+        "hidden_dim": classes[1],
+        "feature_size": feature[0],
+        "mask_feature_size": mask[0],
+        "encoder_layers": _count(tensors, p + "encoder.layers."),
+        "encoder_feedforward_dim": encoder_ffn[0],
+        # transformers counts the initial output as a layer
+        "decoder_layers": _count(tensors, t + "layers.") + 1,
+        "dim_feedforward": decoder_ffn[0],
+        "num_attention_heads": heads,
+    }
+    if "decode_head.query_embed.weight" in tensors:
+        sizes["num_queries"] = _shapes(tensors, {"decode_head.query_embed.weight": 2})[0][0]
+    return sizes
+
+
+def default_out_indices(depth: int) -> list[int]:
+    """The authors' four blocks, counted from 0: 7, 11, 15, 23 of 24, otherwise the quarters of the depth."""
+    return [block - 1 for block in OUT_INDICES.get(depth) or [depth * k // 4 for k in range(1, 5)]]
+
+
+def differences(found: Tensors, expected: Tensors) -> list[str]:
+    """What is unknown, missing or misshapen in `found`, a line each; empty if nothing is."""
+    lines = [f"unknown key {name} {tuple(found[name].shape)}" for name in found if name not in expected]
+    lines += [f"missing key {name} {tuple(expected[name].shape)}" for name in expected if name not in found]
+    for name in (name for name in found if name in expected and found[name].shape != expected[name].shape):
+        lines.append(f"misshapen key {name}: {tuple(found[name].shape)}, expected {tuple(expected[name].shape)}")
+    return lines
+
+
+def _pattern(template: str) -> re.Pattern:
+    number = re.escape(template).replace(r"\{n\}", r"(?P<n>\d+)")
+    return re.compile(number + r"(?P<leaf>\.weight|\.bias|)")
+
+
+def _fill(template: str, match: re.Match) -> str:
+    return template.replace("{n}", match.groupdict().get("n", "")) + match["leaf"]
+
+
+def _shapes(tensors: Tensors, dimensions: dict[str, int]) -> list[torch.Size]:
+    lines = [f"missing key {name}" for name in dimensions if name not in tensors]
+    for name in (name for name in dimensions if name in tensors and tensors[name].dim() != dimensions[name]):
+        lines.append(f"misshapen key {name}: {tuple(tensors[name].shape)}, expected {dimensions[name]} dimensions")
+    if lines:
+        raise ValueError("\n  ".join(["sizes cannot be read from these keys:", *lines]))
+    return [tensors[name].shape for name in dimensions]
+
+
+def _count(names: Iterable[str], prefix: str) -> int:
+    # distinct numbers and not the largest one: a gap then shows as a missing layer, a wild number as an unknown one
+    return len({name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix)})
