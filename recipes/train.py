@@ -32,10 +32,7 @@ class RecipeArguments:
     backbone: str = dataclasses.field(metadata={"help": "Pretrained DINOv2: folder or Hub id."})
     train: list[str] = dataclasses.field(metadata={"help": "Source domains, [NAME=]FOLDER[@SPLIT]."})
     evaluate: list[str] = dataclasses.field(default_factory=list, metadata={"help": "Domains to evaluate on."})
-    tuning: str = dataclasses.field(
-        default="rein",
-        metadata={"help": "Of the backbone; the head trains alike.", "choices": ["rein", "frozen", "full"]},
-    )
+    tuning: str = dataclasses.field(default="rein", metadata={"help": "Of the backbone: rein, frozen or full."})
     rein: dict | None = dataclasses.field(default=None, metadata={"help": "Arguments of ReinConfig."})
     head: dict | None = dataclasses.field(default=None, metadata={"help": "Arguments of Mask2FormerConfig."})
     num_queries: int = dataclasses.field(default=100, metadata={"help": "Object queries, and Rein's tokens."})
@@ -47,6 +44,9 @@ class RecipeArguments:
     total_batch_size: int = dataclasses.field(default=4, metadata={"help": "Images per step, over all processes."})
     eval_limit: int | None = dataclasses.field(default=None, metadata={"help": "Images per domain while training."})
 
+
+# Ways to tune the backbone; the head trains alike in all.
+TUNINGS = ("rein", "frozen", "full")
 
 # The paper's recipe, and what transformers' Trainer needs to leave segmentation batches alone.
 DEFAULTS = {
@@ -90,6 +90,8 @@ def main(recipe: RecipeArguments, args: TrainingArguments) -> SegmentationTraine
 
 def build_model(recipe: RecipeArguments, id2label: dict[int, str]) -> torch.nn.Module:
     """The segmenter with whatever the recipe trains requiring gradients."""
+    if recipe.tuning not in TUNINGS:
+        raise ValueError(f"tuning is {recipe.tuning!r}; expected one of {', '.join(TUNINGS)}.")
     model = build_segmenter(
         recipe.backbone,
         id2label,

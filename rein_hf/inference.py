@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
+
+
+# Windows that go through the model together; bounds the memory that a large image takes.
+WINDOWS_AT_ONCE = 8
 
 
 def semantic_scores(
@@ -54,11 +59,16 @@ def slide_inference(
     if not 1 <= stride <= crop:
         raise ValueError(f"stride is {stride}; expected 1 to crop ({crop}).")
     height, width = pixel_values.shape[-2:]
+    windows = [
+        (slice(top, min(top + crop, height)), slice(left, min(left + crop, width)))
+        for top in _window_starts(height, crop, stride)
+        for left in _window_starts(width, crop, stride)
+    ]
     scores, count = None, pixel_values.new_zeros(height, width)
-    for top in _window_starts(height, crop, stride):
-        for left in _window_starts(width, crop, stride):
-            rows, columns = slice(top, min(top + crop, height)), slice(left, min(left + crop, width))
-            window = _window_scores(model, pixel_values[..., rows, columns])
+    for first in range(0, len(windows), WINDOWS_AT_ONCE):
+        chosen = windows[first : first + WINDOWS_AT_ONCE]
+        found = _window_scores(model, torch.stack([pixel_values[..., rows, columns] for rows, columns in chosen]))
+        for (rows, columns), window in zip(chosen, found, strict=True):
             if scores is None:
                 scores = window.new_zeros(*window.shape[:2], height, width)
             scores[..., rows, columns] += window
@@ -98,15 +108,18 @@ def _window_starts(length: int, crop: int, stride: int) -> list[int]:
     return [min(start, last) for start in range(0, last + stride, stride)]
 
 
-def _window_scores(model: nn.Module, window: torch.Tensor) -> torch.Tensor:
-    """Scores (B, K, h, w) of one window; sides that the patches do not fill are padded with zeros and cut again."""
+def _window_scores(model: nn.Module, windows: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Scores (B, K, h, w) of each of the windows (windows, B, 3, h, w), all of which go through the model at once;
+    sides that the patches do not fill are padded with zeros and cut again."""
     patch = model.config.backbone_config.backbone_config.patch_size
-    height, width = window.shape[-2:]
+    height, width = windows.shape[-2:]
     rows, columns = (max(math.ceil(side / patch), 2) for side in (height, width))  # the coarsest map halves them
-    padded = F.pad(window, (0, columns * patch - width, 0, rows * patch - height))
+    padded = F.pad(windows.flatten(0, 1), (0, columns * patch - width, 0, rows * patch - height))
     output = model(pixel_values=padded)
     classes, masks = (
-        logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits.to(torch.promote_types(logits.dtype, torch.float32)).unflatten(0, windows.shape[:2])
         for logits in (output.class_queries_logits, output.masks_queries_logits)
     )
-    return semantic_scores(classes, masks, padded.shape[-2:])[..., :height, :width]
+    for window_classes, window_masks in zip(classes, masks, strict=True):
+        # one after the other: at full size the masks of one window are the largest tensor of all
+        yield semantic_scores(window_classes, window_masks, padded.shape[-2:])[..., :height, :width]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,13 +21,16 @@ from .labels import IGNORE
 from .tuner import ReinConfig
 
 
-# What is trained and saved beside Rein: the whole head but its queries, which the tokens replace.
+# What is trained and saved beside Rein: the whole head but its queries, which the tokens become.
 HEAD_MODULES = [
     "pixel_level_module.decoder",
     "transformer_module.decoder",
     "transformer_module.level_embed",
     "class_predictor",
 ]
+
+# The head's own queries: trained and saved where the tokens are not linked to them.
+QUERY_MODULES = ["transformer_module.queries_embedder", "transformer_module.queries_features"]
 
 
 def build_segmenter(
@@ -65,12 +69,13 @@ def build_segmenter(
     """
     kwargs.setdefault("dtype", torch.float32)
     vit_config, state_dict = load_vit(pretrained, image_size, patch_size, **kwargs)
-    config = Mask2FormerConfig(
-        backbone_config=ViTPyramidConfig(backbone_config=vit_config, out_indices=out_indices),
-        id2label=id2label,
-        num_queries=num_queries,
-        **(head or {}),
-    )
+    with _quietly():
+        config = Mask2FormerConfig(
+            backbone_config=ViTPyramidConfig(backbone_config=vit_config, out_indices=out_indices),
+            id2label=id2label,
+            num_queries=num_queries,
+            **(head or {}),
+        )
     return _assemble(pretrained, config, state_dict, kwargs["dtype"])
 
 
@@ -86,8 +91,10 @@ def add_rein(
         adapter_name (`str`): name of the adapter.
     """
     config = config or ReinConfig(num_tokens=model.config.num_queries)
-    config.modules_to_save = sorted({*(config.modules_to_save or []), *HEAD_MODULES})
-    return get_peft_model(model, config, adapter_name=adapter_name)
+    head = HEAD_MODULES if config.link_queries else HEAD_MODULES + QUERY_MODULES
+    config.modules_to_save = sorted({*(config.modules_to_save or []), *head})
+    with _quietly():
+        return get_peft_model(model, config, adapter_name=adapter_name)
 
 
 def build_image_processor() -> Mask2FormerImageProcessorPil:
@@ -140,7 +147,8 @@ def from_pretrained(
             f"{pretrained}: adapter_config.json is a {type(config).__name__} on a base model of type {base_type!r}; "
             f"expected a ReinConfig on a {Mask2FormerConfig.model_type!r}. Load other adapters with peft."
         )
-    base_config = Mask2FormerConfig.from_dict(config.base_config)
+    with _quietly():
+        base_config = Mask2FormerConfig.from_dict(config.base_config)
     vit = base_config.backbone_config.backbone_config
     backbone = backbone or config.base_model_name_or_path
     if not backbone:
@@ -158,7 +166,8 @@ def from_pretrained(
                 f"{getattr(found, name)}."
             )
     base = _assemble(backbone, base_config, state_dict, kwargs["dtype"])
-    model = PeftModel.from_pretrained(base, str(pretrained), config=config, revision=revision, **hub)
+    with _quietly():
+        model = PeftModel.from_pretrained(base, str(pretrained), config=config, revision=revision, **hub)
     return model.eval()
 
 
@@ -171,7 +180,7 @@ def _assemble(
 ) -> Mask2FormerForUniversalSegmentation:
     """The model of `config` with the backbone's weights given and the head's new."""
     prefix = "model.pixel_level_module.encoder.vit."
-    with _without_load_report():
+    with _quietly():
         model, report = Mask2FormerForUniversalSegmentation.from_pretrained(
             None,
             config=config,
@@ -195,14 +204,20 @@ def _with_criterion(model: Mask2FormerForUniversalSegmentation) -> Mask2FormerFo
 
 
 @contextmanager
-def _without_load_report() -> Iterator[None]:
-    """transformers would print every tensor of the new head as missing and warn of a backbone it does not list."""
-    verbosity = transformers_logging.get_verbosity()
+def _quietly() -> Iterator[None]:
+    """Without the list of the new head's tensors as missing, the warning of a backbone that Mask2Former does not list,
+    a second progress bar, and peft's use of a name that transformers has deprecated."""
+    verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+            yield
     finally:
         transformers_logging.set_verbosity(verbosity)
+        if bar:
+            transformers_logging.enable_progress_bar()
 
 
 def _has_file(pretrained: str | os.PathLike, name: str, revision: str | None, **hub) -> bool:

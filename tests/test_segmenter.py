@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import AutoPeftModel, PeftModel, get_peft_model
 from safetensors import safe_open
 from transformers import AutoImageProcessor, Dinov2Config, Dinov2Model, Mask2FormerForUniversalSegmentation
 
@@ -110,12 +110,15 @@ def test_queries_are_the_tokens_as_in_the_paper(rein_model):
             assert torch.equal(transformer.queries_embedder.weight, transformer.queries_embedder.base_layer.weight)
 
 
-def test_without_link_the_heads_own_queries_are_used(segmenter):
+def test_without_link_the_heads_own_queries_are_trained_and_saved(segmenter, pixel_values, tmp_path):
     model = rein_hf.add_rein(segmenter, ReinConfig(r=4, num_tokens=5, link_queries=False))
     modules = list(model.modules())
     assert not any(isinstance(module, ReinQueries) for module in modules)
     stack = next(module for module in modules if isinstance(module, ReinLayer))
     assert not stack.rein_query_proj and not stack.rein_query_merge
+    perturb(model)  # the queries as well: the base that is rebuilt has others
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(rein_hf.from_pretrained(tmp_path), pixel_values), logits(model, pixel_values))
 
 
 def test_reload_is_bit_equal_through_every_path(rein_model, build, pixel_values, tmp_path):
@@ -181,6 +184,17 @@ def test_unload_keeps_the_trained_head_on_the_plain_backbone(rein_model, build):
     assert state.keys() == plain.keys()
     assert all(torch.equal(state[name], plain[name]) for name in plain if name.startswith(ENCODER))
     assert not torch.equal(state["class_predictor.weight"], plain["class_predictor.weight"])
+
+
+def test_auto_peft_model_on_a_saved_base(build, pixel_values, tmp_path):
+    """AutoPeftModel builds the base by itself, so that has to be a whole saved model: queries and all."""
+    build().save_pretrained(tmp_path / "base")
+    base = Mask2FormerForUniversalSegmentation.from_pretrained(tmp_path / "base")
+    model = rein_hf.add_rein(base, ReinConfig(r=4, num_tokens=8))
+    perturb(model)
+    model.save_pretrained(tmp_path / "adapter")
+    loaded = AutoPeftModel.from_pretrained(str(tmp_path / "adapter"))
+    assert torch.equal(logits(loaded, pixel_values), logits(model, pixel_values))
 
 
 def test_whole_models_load_too(segmenter, pixel_values, tmp_path):

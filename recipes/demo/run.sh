@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# The demo, offline: paint streets, train the head with and without Rein, evaluate on unseen weather, draw.
+# Run again after an interruption, it goes on where it was.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+export HF_HUB_OFFLINE=1
+out=outputs/demo
+for domain in day fog night rain snow; do
+    python -m recipes.demo.paint_streets --output_dir "$out/data/$domain" --domain "$domain" --seeds 1000 1016
+done
+python -m recipes.demo.paint_streets --output_dir "$out/data/day_train" --domain day --seeds 0 160
+for tuning in frozen rein; do
+    python recipes/train.py recipes/demo/demo.yaml --tuning "$tuning" --output_dir "$out/$tuning"
+done
+python recipes/evaluate.py --models "$out/frozen" "$out/rein" --output_dir "$out/evaluation" --bf16 true \
+    --sheet_rows 1 --domains "$out/data/day" "$out/data/fog" "$out/data/night" "$out/data/rain" "$out/data/snow"
+echo "Pictures: $out/evaluation/contact_sheet.png and the plots beside it."

@@ -1,0 +1,165 @@
+"""recipes/train.py: a recipe from its file to a saved adapter, and what it does when it is interrupted or misspelt."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+import rein_hf
+from recipes import train
+from tests.conftest import HEAD
+
+
+@pytest.fixture
+def recipe(vit_folder, tmp_path) -> Path:
+    """A recipe file of four steps on six painted rectangles."""
+    rng = np.random.default_rng(0)
+    data = tmp_path / "data"
+    (data / "images").mkdir(parents=True)
+    (data / "labels").mkdir()
+    for index in range(6):
+        label = np.zeros((72, 96), np.uint8)
+        label[: rng.integers(10, 60)] = 10
+        label[20:50, 10 : rng.integers(30, 90)] = 13
+        image = np.stack([label * 15, 255 - label, rng.integers(0, 255, label.shape)], -1).astype(np.uint8)
+        Image.fromarray(image).save(data / "images" / f"{index}.png")
+        Image.fromarray(label).save(data / "labels" / f"{index}.png")
+    path = tmp_path / "tiny.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "backbone": vit_folder,
+                "train": [str(data)],
+                "evaluate": [f"seen={data}"],
+                "crop": 64,
+                "num_queries": 8,
+                "head": HEAD,
+                "rein": {"r": 4},
+                "max_steps": 4,
+                "total_batch_size": 2,
+                "save_steps": 2,
+                "use_cpu": True,
+                "disable_tqdm": True,
+                "output_dir": str(tmp_path / "out"),
+            }
+        )
+    )
+    return path
+
+
+def run(recipe: Path, *overrides: str):
+    return train.main(*train.parse([str(recipe), *overrides]))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def test_a_run_leaves_an_adapter_that_loads_and_scores(recipe, tmp_path):
+    trainer = run(recipe, "--eval_strategy", "steps", "--eval_steps", "4", "--learning_rate", "1e-3")
+    assert trainer.state.global_step == 4
+    scores = [entry for entry in trainer.state.log_history if "eval_miou" in entry]
+    assert len(scores) == 1 and scores[0]["eval_miou"] == scores[0]["eval_seen_miou"] and 0 <= scores[0]["eval_miou"]
+    model = rein_hf.from_pretrained(tmp_path / "out")
+    assert model.config.id2label[13] == "car" and model.peft_config["default"].r == 4
+    assert (tmp_path / "out" / "preprocessor_config.json").is_file()
+    trained = dict(trainer.model.named_parameters())
+    for name, parameter in model.named_parameters():
+        if ".rein_" in name or ".modules_to_save." in name:
+            assert torch.equal(parameter, trained[name]), name
+
+
+def test_schedule_and_optimizer_are_the_papers(recipe):
+    _, args = train.parse([str(recipe), "--max_steps", "40000"])
+    assert (args.learning_rate, args.weight_decay, args.adam_beta1, args.adam_beta2) == (1e-4, 0.05, 0.9, 0.999)
+    assert (args.adam_epsilon, args.max_grad_norm, args.warmup_steps) == (1e-8, 0.0, 0)
+    trainer = run(recipe, "--logging_steps", "1")
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+    assert rates == pytest.approx([1e-4 * (1 - step / 4) ** 0.9 for step in range(4)])
+    assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {0.0, 0.05}
+
+
+def test_an_interrupted_run_resumes_and_ends_with_the_same_weights(recipe, tmp_path, monkeypatch):
+    run(recipe, "--output_dir", str(tmp_path / "straight"))
+    step, calls = train.SegmentationTrainer.training_step, []
+
+    def interrupted(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(train.SegmentationTrainer, "training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe)
+    assert not (tmp_path / "out" / "adapter_model.safetensors").exists()
+    trainer = run(recipe)
+    assert len(calls) == 4 + 2 and trainer.state.global_step == 4  # from checkpoint-2 on
+    straight, resumed = weights(tmp_path / "straight"), weights(tmp_path / "out")
+    assert straight.keys() == resumed.keys()
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+@pytest.mark.parametrize(("tuning", "trained"), [("frozen", False), ("full", True)])
+def test_baselines_train_the_head_alike(recipe, tmp_path, vit_folder, tuning, trained):
+    run(recipe, "--tuning", tuning)
+    model = rein_hf.from_pretrained(tmp_path / "out")
+    _, pretrained = rein_hf.backbone.load_vit(vit_folder, 64, 16, dtype=torch.float32)
+    name = "encoder.layer.0.mlp.fc1.weight"
+    found = model.model.pixel_level_module.encoder.vit.state_dict()[name]
+    assert torch.equal(found, pretrained[name]) != trained
+
+
+def test_accumulation_sees_the_same_samples(recipe, tmp_path):
+    """Two images per step at once or one after the other; in float32 up to the normalisation of the mask loss."""
+    recipe_args, args = train.parse([str(recipe), "--per_device_train_batch_size", "1"])
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (1, 2)
+    assert recipe_args.total_batch_size == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["--max_stepz", "3"], r"tiny.yaml: unknown key 'max_stepz', did you mean 'max_steps'\?"),
+        (["--tuning", "lora"], "tuning is 'lora'; expected one of rein, frozen, full"),
+        (["--max_steps"], r"Expected pairs of --KEY VALUE after .*tiny.yaml; found \['--max_steps'\]"),
+        (["--per_device_train_batch_size", "3"], "total_batch_size 2 is not a multiple of 3 images on each of 1 process"),
+        (["--rein.rank", "3"], "rank"),
+        (["--rein.num_tokens", "9"], "num_tokens is 9, but the model has 8 object queries"),
+        (["--train", "[/nowhere]"], "nowhere.*holds no image"),
+    ],
+)
+def test_mistakes_in_a_recipe_are_refused(recipe, overrides, message):
+    with pytest.raises((SystemExit, ValueError, TypeError, FileNotFoundError), match=message):
+        run(recipe, *overrides)
+
+
+def test_yaml_traps(recipe):
+    """YAML reads 1e-4 as text and no as false."""
+    _, args = train.parse([str(recipe), "--learning_rate", "1e-4", "--save_strategy", "no"])
+    assert args.learning_rate == 1e-4 and args.save_strategy == "no"
+
+
+def test_every_recipe_in_the_repository_parses():
+    files = sorted(Path("recipes/configs").glob("*.yaml")) + sorted(Path("recipes/demo").glob("*.yaml"))
+    assert files
+    for path in files:
+        recipe, args = train.parse([str(path), "--use_cpu", "true", "--bf16", "false"])
+        assert recipe.train and recipe.backbone, path
+        assert json.dumps(recipe.head or {}) and args.max_steps > 0
+
+
+def test_sources_of_different_classes_are_refused(recipe, tmp_path):
+    (tmp_path / "data" / "classes.json").write_text(json.dumps({"names": [str(i) for i in range(19)], "ignore_id": 255}))
+    other = tmp_path / "other"
+    other.symlink_to(tmp_path / "data")
+    run_args, args = train.parse([str(recipe)])
+    domain = rein_hf.data.load_domain(str(tmp_path / "data"))
+    cityscapes = rein_hf.data.Domain("cityscapes", domain.dataset)
+    with pytest.raises(ValueError, match="The sources have different classes"):
+        train.one_label_set([domain, cityscapes])
