@@ -5,7 +5,8 @@ What differs from transformers' `Mask2FormerLoss`:
   seed are the reference's;
 - the number of masks is averaged over the processes; transformers divides that average by the number of processes
   again, which makes mask and dice losses grow with it;
-- images without any valid pixel give a mask and dice loss of zero instead of an error;
+- images without any valid pixel give a mask and dice loss of zero instead of an error, and count as one mask in the
+  normalisation, as in the reference;
 - matching and losses are computed in float32 at least, whatever autocast does around them.
 """
 
@@ -64,8 +65,8 @@ class ReinCriterion(Mask2FormerLoss):
         return super().loss_masks(masks_queries_logits, mask_labels, indices, num_masks)
 
     def get_num_masks(self, class_labels: list[torch.Tensor], device: torch.device) -> torch.Tensor:
-        """Masks per process, at least one: a 0-dim tensor."""
-        num_masks = torch.tensor(float(sum(map(len, class_labels))), device=device)
+        """Masks per process, at least one: a 0-dim tensor. An image without any counts as one, as in the reference."""
+        num_masks = torch.tensor(float(sum(max(len(classes), 1) for classes in class_labels)), device=device)
         if PartialState._shared_state:
             num_masks = reduce(num_masks, reduction="mean")
         return num_masks.clamp(min=1)

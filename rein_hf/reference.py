@@ -5,7 +5,7 @@ flat, under the names of DINOv2's own release; a full checkpoint holds all of it
 
 What is not a mere renaming:
 - `scale` is 0-dimensional there and of shape (1,) here;
-- `attn.qkv`, the self-attention's `in_proj` and the SwiGLU's `w12` are two or three of our tensors, one after the other.
+- `attn.qkv`, the self-attention's `in_proj` and the SwiGLU's `w12` are two or three of our tensors in one.
 """
 
 from __future__ import annotations
@@ -231,8 +231,8 @@ def head_sizes(tensors: Tensors) -> dict:
     heads = offsets[0] // (levels * points * coordinates)
     if classes[0] < 2 or not heads or classes[1] % heads:
         raise ValueError(
-            f"{classes[0]} class logits of width {classes[1]} and {offsets[0]} sampling offsets: expected at least one "
-            f"class and no-object, and {levels * points * coordinates} offsets for each head of the pixel decoder."
+            f"{classes[0]} class logits of width {classes[1]} and {offsets[0]} sampling offsets; expected at least "
+            f"one class and no-object, and {levels * points * coordinates} offsets for each head."
         )
     sizes = {
         "num_labels": classes[0] - 1,
