@@ -9,6 +9,7 @@ contact sheet (image, truth, each model). Runs under `accelerate launch` too. Pa
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from rein_hf.data import Domain, load_domain
 from rein_hf.evaluation import evaluate_domain, spread
 from rein_hf.inference import segment
 from rein_hf.pictures import colorize, contact_sheet, plot_confusion, plot_iou
+
+
+FEW_GROUPS = 6
 
 
 @dataclass
@@ -98,8 +102,11 @@ def model_names(paths: list[str]) -> dict[str, str]:
 
 
 def table(report: dict) -> str:
-    """mIoU in percent of every model (rows) on every domain and group (columns), as markdown."""
-    groups = list(dict.fromkeys(group for scores in report.values() for group in scores))
+    """mIoU in percent of every model (rows) on every domain (columns), as markdown; groups of images too, where a
+    domain has a few of them. results.json has all."""
+    columns = list(dict.fromkeys(group for scores in report.values() for group in scores))
+    count = Counter(column.partition("/")[0] for column in columns)
+    groups = [column for column in columns if "/" not in column or count[column.partition("/")[0]] <= 1 + FEW_GROUPS]
     lines = ["| mIoU | " + " | ".join(groups) + " |", "|---" * (len(groups) + 1) + "|"]
     for path, name in model_names(list(report)).items():
         cells = [f"{100 * report[path][group]['mean_iou']:.2f}" for group in groups]

@@ -54,8 +54,7 @@ def build_segmenter(
         out_indices (`list[int]`, *optional*): see [`ViTPyramidConfig`].
         num_queries (`int`): number of object queries m.
         head (`dict`, *optional*): further arguments of `Mask2FormerConfig`, for heads of other sizes.
-        kwargs: arguments of `from_pretrained` (`dtype`, float32 by default, `revision`, `token`, `cache_dir`,
-            `attn_implementation`, ...).
+        kwargs: `dtype`, float32 by default; `revision`, `token`, `cache_dir`, `local_files_only` of the checkpoint.
 
     Example:
 
@@ -111,8 +110,8 @@ def from_pretrained(
     Args:
         pretrained: folder or Hub id of a Rein adapter (Rein and head, some MB), or of a whole Mask2Former.
         backbone (*optional*): folder or Hub id of the DINOv2 checkpoint, instead of the one the adapter names.
-        kwargs: `revision` (of the adapter), and `dtype`, `token`, `cache_dir`, `local_files_only`, `device_map`,
-            `attn_implementation`, which hold for adapter and backbone.
+        kwargs: `revision` of the adapter, and `dtype` (float32 by default), `token`, `cache_dir`, `local_files_only`,
+            which hold for adapter and backbone.
 
     Returns:
         The model in eval mode: a `PeftModel` around a `Mask2FormerForUniversalSegmentation`, or that alone.
@@ -176,7 +175,6 @@ def _assemble(
     config: Mask2FormerConfig,
     vit_state_dict: dict[str, torch.Tensor],
     dtype: torch.dtype,
-    **kwargs,
 ) -> Mask2FormerForUniversalSegmentation:
     """The model of `config` with the backbone's weights given and the head's new."""
     prefix = "model.pixel_level_module.encoder.vit."
@@ -187,7 +185,6 @@ def _assemble(
             state_dict={prefix + name: tensor for name, tensor in vit_state_dict.items()},
             dtype=dtype,
             output_loading_info=True,
-            **kwargs,
         )
     wrong = sorted(name for name in report["missing_keys"] if name.startswith(prefix))
     wrong += sorted(report["unexpected_keys"]) + sorted(map(str, report["mismatched_keys"]))
