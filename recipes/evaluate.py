@@ -19,8 +19,7 @@ from transformers import AutoImageProcessor, HfArgumentParser
 
 import rein_hf
 from rein_hf.data import Domain, load_domain
-from rein_hf.evaluation import evaluate_domain, spread
-from rein_hf.inference import segment
+from rein_hf.evaluation import evaluate_domain, predict, spread
 from rein_hf.pictures import colorize, contact_sheet, plot_confusion, plot_iou
 
 
@@ -43,6 +42,10 @@ class EvaluationArguments:
 def main(args: EvaluationArguments) -> dict:
     accelerator = Accelerator(mixed_precision="bf16" if args.bf16 else "no")
     domains = [load_domain(spec) for spec in args.domains]
+    names = [domain.name for domain in domains]
+    if len(set(names)) < len(names):
+        raise ValueError(f"--domains have the names {names}; expected different ones, see NAME= in NAME=FOLDER@SPLIT.")
+    model_names(args.models)  # refuses the same one twice
     results, pictures = {}, {}
     for path in args.models:
         model = rein_hf.from_pretrained(path, backbone=args.backbone).to(accelerator.device)
@@ -52,8 +55,10 @@ def main(args: EvaluationArguments) -> dict:
             results.setdefault(domain.name, {})[path] = metrics
             if accelerator.is_main_process:
                 for index in spread(len(domain.dataset), args.sheet_rows):
-                    label = segment(model, processor, domain.dataset[index]["image"], args.crop, args.stride)
-                    pictures.setdefault((domain.name, index), []).append(domain.predictions(label))
+                    image = domain.dataset[index]["image"]
+                    with accelerator.autocast():
+                        label = predict(model, processor, domain, image, args.crop, args.stride)
+                    pictures.setdefault((domain.name, index), []).append(label)
     if accelerator.is_main_process:
         report = write_report(results, domains, pictures, Path(args.output_dir))
         print(table(report))
@@ -62,7 +67,7 @@ def main(args: EvaluationArguments) -> dict:
 
 
 def write_report(results, domains: list[Domain], pictures, output_dir: Path) -> dict:
-    """results.json and the pictures; returns what results.json holds."""
+    """results.json and the pictures; returns what results.json holds, where null stands for nan."""
     output_dir.mkdir(parents=True, exist_ok=True)
     report = {}
     names = model_names([path for path in next(iter(results.values()))])
@@ -76,7 +81,7 @@ def write_report(results, domains: list[Domain], pictures, output_dir: Path) -> 
                 metrics[domain.name].confusion, domain.classes, f"{names[path]} on {domain.name}", output_dir / file
             )
         per_class = {names[path]: report[path][domain.name]["per_class_iou"] for path in report}
-        plot_iou(per_class, domain.name, output_dir / f"iou_{domain.name}.png")
+        plot_iou(per_class, domain.name, output_dir / f"iou_{domain.name}.png".replace("/", "_"))
     if pictures:
         rows = []
         for domain in domains:
@@ -87,9 +92,16 @@ def write_report(results, domains: list[Domain], pictures, output_dir: Path) -> 
                 rows.append((f"{sample['domain']} {sample['name']}", cells))
         contact_sheet(rows, ["image", "truth", *names.values()]).save(output_dir / "contact_sheet.png")
     partial = output_dir / "results.json.partial"
-    partial.write_text(json.dumps(report, indent=1))
+    partial.write_text(json.dumps(without_nan(report), indent=1, allow_nan=False))
     partial.replace(output_dir / "results.json")
     return report
+
+
+def without_nan(value):
+    """None for every nan in a dictionary: JSON has no number for what was not counted."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 def model_names(paths: list[str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate import Accelerator
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, HfArgumentParser
 
@@ -44,7 +44,7 @@ def main(args: PredictionArguments) -> int:
     for file in tqdm(files[accelerator.process_index :: accelerator.num_processes]):
         try:
             image = Image.open(file).convert("RGB")
-        except (UnidentifiedImageError, OSError) as error:
+        except (OSError, SyntaxError, ValueError) as error:
             print(f"{file} cannot be read as an image: {error}; left out.", file=sys.stderr)
             unreadable += 1
             continue

@@ -21,7 +21,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.utils.data import ConcatDataset
 from transformers.image_utils import SizeDict
 
@@ -58,17 +58,29 @@ class Domain:
     classes: tuple[str, ...] = CITYSCAPES_CLASSES
     class_of_train_id: tuple[int, ...] | None = None
 
-    def predictions(self, labels: np.ndarray) -> np.ndarray:
-        """Predicted train ids (H, W) as this domain's classes."""
-        return labels if self.class_of_train_id is None else np.asarray(self.class_of_train_id, np.uint8)[labels]
+    def predictions(self, labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+        """Ids (H, W) predicted by a model of `classes`, those of this domain or Cityscapes', as this domain's ids.
+
+        Raises:
+            ValueError: the model has other classes, or this domain does not tell what Cityscapes' classes are in it.
+        """
+        if tuple(classes) == self.classes:
+            return labels
+        if tuple(classes) == CITYSCAPES_CLASSES and self.class_of_train_id is not None:
+            return np.asarray(self.class_of_train_id, np.uint8)[labels]
+        raise ValueError(
+            f"{self.name} has the classes {', '.join(self.classes)}; found a model of {', '.join(classes)}. Expected "
+            "the same, or a model of Cityscapes' 19 and train_id_to_class in classes.json."
+        )
 
     @property
     def palette(self) -> list[tuple[int, int, int]]:
-        """Colour of each class: that of the first class of Cityscapes that it stands for."""
-        if self.class_of_train_id is None:
-            return list(CITYSCAPES.values())
+        """Colour of each class: that of the first class of Cityscapes that it stands for, black without one."""
         colours = list(CITYSCAPES.values())
-        return [colours[self.class_of_train_id.index(index)] for index in range(len(self.classes))]
+        if self.class_of_train_id is None:
+            return colours
+        first = {index: colour for index, colour in reversed([*zip(self.class_of_train_id, colours, strict=True)])}
+        return [first.get(index, (0, 0, 0)) for index in range(len(self.classes))]
 
 
 def load_domain(spec: str) -> Domain:
@@ -152,6 +164,8 @@ class TrainingSamples(torch.utils.data.Dataset):
 
     def __getitem__(self, k: int) -> dict[str, Any]:
         """`name`, `domain`, and the augmented `image` and `label`."""
+        if not 0 <= k < self.length:
+            raise IndexError(f"sample {k} of a run of {self.length}.")
         epoch, position = divmod(k, len(self.source))
         sample = self.source[int(_order(self.seed, epoch, len(self.source))[position])]
         image, label = self.augment(sample["image"], sample["label"], np.random.default_rng([self.seed, 1, k]))
@@ -173,7 +187,15 @@ class Collator:
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """`pixel_values` (B, 3, crop, crop) float32, and per image `mask_labels` (classes, crop, crop) and
         `class_labels` (classes,). Labels have to be `crop` x `crop` already: padded by the processor, pixels of no
-        class would get the value 255 in every mask."""
+        class would get the value 255 in every mask.
+
+        Raises:
+            ValueError: a label is of another size.
+        """
+        for sample in samples:
+            if sample["label"].size != (self.crop, self.crop):
+                width, height = sample["label"].size
+                raise ValueError(f"A label is {width}x{height} pixels; expected {self.crop}x{self.crop}.")
         batch = self.processor(
             images=[sample["image"] for sample in samples],
             segmentation_maps=[np.asarray(sample["label"]) for sample in samples],
@@ -245,7 +267,7 @@ def _open(path: str) -> Image.Image:
     try:
         image = Image.open(path)
         image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as an image: {error}.") from error
     return image
 

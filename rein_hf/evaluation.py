@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from accelerate import Accelerator
+from PIL import Image
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -40,12 +41,26 @@ def evaluate_domain(
     for index in tqdm(mine, desc=domain.name, leave=False, disable=not accelerator.is_main_process):
         sample = domain.dataset[index]
         with accelerator.autocast():
-            prediction = domain.predictions(segment(model, processor, sample["image"], crop, stride))
+            prediction = predict(model, processor, domain, sample["image"], crop, stride)
         for name in {domain.name, sample["domain"]}:
             metrics[name].add(prediction=prediction, reference=sample["label"])
     for metric in metrics.values():
         metric.reduce(accelerator)
     return metrics
+
+
+def predict(
+    model: nn.Module,
+    processor,
+    domain: Domain,
+    image: Image.Image,
+    crop: int | None = None,
+    stride: int | None = None,
+) -> np.ndarray:
+    """What [`segment`] finds, in the classes of a domain. A model of others is refused by [`Domain.predictions`]."""
+    names = model.config.id2label
+    label = segment(model, processor, image, crop, stride)
+    return domain.predictions(label, classes=[names[index] for index in range(len(names))])
 
 
 def spread(length: int, count: int) -> list[int]:

@@ -31,8 +31,9 @@ def semantic_scores(
     Returns:
         `torch.Tensor` of shape `(B, K, *size)`, each score at least 0.
     """
-    masks = F.interpolate(masks_queries_logits, size=size, mode="bilinear", align_corners=False)
-    return torch.einsum("bmk,bmhw->bkhw", class_queries_logits.softmax(dim=-1)[..., :-1], masks.sigmoid())
+    with torch.autocast(masks_queries_logits.device.type, enabled=False):  # which would sum in 8 bits of mantissa
+        masks = F.interpolate(masks_queries_logits, size=size, mode="bilinear", align_corners=False)
+        return torch.einsum("bmk,bmhw->bkhw", class_queries_logits.softmax(dim=-1)[..., :-1], masks.sigmoid())
 
 
 @torch.no_grad()

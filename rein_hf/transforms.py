@@ -109,8 +109,8 @@ def distort(image: Image.Image, rng: np.random.Generator) -> Image.Image:
         if saturation is not None:
             s = linear(s, saturation, 0)
         if hue is not None:
-            # PIL's hue circle has 256 steps, the reference's 180
-            h = h.point([(value + round(hue * 256 / 180)) % 256 for value in range(256)])
+            # PIL's hue circle has 255 steps (255 is 0), the reference's 180
+            h = h.point([(value + round(hue * 255 / 180)) % 255 for value in range(256)])
         image = Image.merge("HSV", (h, s, v)).convert("RGB")
     return image if contrast_first else contrast(image)
 

@@ -1,0 +1,155 @@
+"""rein_hf.metrics: mean IoU by hand and against a loop over pixels."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from rein_hf import MeanIoU
+
+
+def by_pixel(pairs, count: int, ignore: int = 255) -> list[float]:
+    """IoU of each class from sets of pixels."""
+    iou = []
+    for index in range(count):
+        intersection = union = 0
+        for prediction, reference in pairs:
+            for p, r in zip(prediction.ravel(), reference.ravel(), strict=True):
+                if r != ignore:
+                    intersection += p == index and r == index
+                    union += p == index or r == index
+        iou.append(intersection / union if union else math.nan)
+    return iou
+
+
+def test_half_right():
+    metric = MeanIoU(["road", "sky"])
+    metric.add(prediction=np.array([[0, 0, 0], [1, 1, 1]]), reference=np.array([[0, 0, 1], [1, 1, 0]]))
+    assert metric.confusion.tolist() == [[2, 1], [1, 2]]
+    assert metric.compute() == {
+        "mean_iou": 0.5,
+        "overall_accuracy": pytest.approx(4 / 6),
+        "per_class_iou": {"road": 0.5, "sky": 0.5},
+    }
+
+
+def test_rows_are_the_reference():
+    metric = MeanIoU(["a", "b", "c"])
+    metric.add(prediction=np.array([[2, 2, 1]]), reference=np.array([[0, 0, 1]]))
+    assert metric.confusion.tolist() == [[0, 0, 2], [0, 1, 0], [0, 0, 0]]
+    assert metric.confusion.dtype == np.int64
+
+
+def test_an_absent_class_has_no_iou_and_no_part_in_the_mean():
+    """A class that is predicted where it is not has one, of 0."""
+    metric = MeanIoU(["road", "sky", "car", "bus"])
+    metric.add(prediction=np.array([[0, 0, 1, 2]]), reference=np.array([[0, 0, 0, 0]]))
+    scores = metric.compute()
+    assert math.isnan(scores["per_class_iou"].pop("bus"))
+    assert scores["per_class_iou"] == {"road": 0.5, "sky": 0.0, "car": 0.0}
+    assert scores["mean_iou"] == pytest.approx(0.5 / 3) and scores["overall_accuracy"] == 0.5
+
+
+def test_ignored_pixels_do_not_count():
+    """Whatever is predicted there; not even as a false positive."""
+    reference = np.array([[0, 255, 1, 255]], np.uint8)
+    for there in (0, 1):
+        metric = MeanIoU(["road", "sky"])
+        metric.add(prediction=np.array([[0, there, 1, there]], np.uint8), reference=reference)
+        assert metric.compute()["mean_iou"] == 1.0 and metric.confusion.sum() == 2
+    other = MeanIoU(["road", "sky"], ignore_index=1)
+    other.add(prediction=np.array([[0, 1]]), reference=np.array([[0, 1]]))
+    assert other.confusion.tolist() == [[1, 0], [0, 0]]
+
+
+def test_against_a_loop_over_pixels():
+    rng = np.random.default_rng(0)
+    metric, pairs = MeanIoU([str(index) for index in range(6)]), []
+    for _ in range(3):
+        reference = rng.choice([0, 1, 2, 4, 255], (20, 30)).astype(np.uint8)
+        prediction = np.where(rng.random((20, 30)) < 0.6, reference, rng.integers(0, 5, (20, 30))).clip(max=4)
+        pairs.append((prediction.astype(np.uint8), reference))
+        metric.add(prediction=pairs[-1][0], reference=reference)
+    expected = by_pixel(pairs, 6)
+    scores = metric.compute()
+    np.testing.assert_allclose(list(scores["per_class_iou"].values()), expected, rtol=1e-12)
+    assert scores["mean_iou"] == pytest.approx(np.mean(expected[:5])) and math.isnan(expected[5])
+    right = sum(((p == r) & (r != 255)).sum() for p, r in pairs) / sum((r != 255).sum() for _, r in pairs)
+    assert scores["overall_accuracy"] == pytest.approx(right)
+    assert metric.confusion.sum() == sum((r != 255).sum() for _, r in pairs)
+
+
+def test_the_sum_decides_and_not_the_mean_of_images():
+    metric = MeanIoU(["a", "b"])
+    metric.add(prediction=np.zeros((1, 9), int), reference=np.zeros((1, 9), int))
+    metric.add(prediction=np.array([[0]]), reference=np.array([[1]]))
+    assert metric.compute()["per_class_iou"] == {"a": 0.9, "b": 0.0}
+
+
+def test_a_batch_is_one_after_the_other():
+    rng = np.random.default_rng(0)
+    predictions, references = rng.integers(0, 3, (2, 4, 5, 6))
+    one, batch, tensors = (MeanIoU("abc") for _ in range(3))
+    for prediction, reference in zip(predictions, references, strict=True):
+        one.add(prediction=prediction, reference=reference)
+    batch.add_batch(predictions=predictions, references=list(references))
+    tensors.add_batch(predictions=torch.from_numpy(predictions), references=torch.from_numpy(references).byte())
+    assert one.confusion.sum() == 120
+    assert np.array_equal(one.confusion, batch.confusion) and np.array_equal(one.confusion, tensors.confusion)
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        batch.add_batch(predictions=predictions, references=references[:3])
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "message"),
+    [
+        ([[0, 1]], [[0], [1]], r"prediction has shape \(1, 2\), reference \(2, 1\); expected the same"),
+        ([[0, 3]], [[0, 1]], r"prediction holds values from 0 to 3; expected 0 to 2\."),
+        ([[0, -1]], [[0, 1]], r"prediction holds values from -1 to 0; expected 0 to 2\."),
+        ([[0, 1]], [[1, 7]], r"reference holds values from 1 to 7; expected 0 to 2 or 255\."),
+        ([[0, 255]], [[1, 2]], r"prediction holds values from 0 to 255; expected 0 to 2\."),
+    ],
+)
+def test_wrong_maps_are_refused_and_not_counted(prediction, reference, message):
+    metric = MeanIoU(["a", "b", "c"])
+    with pytest.raises(ValueError, match=message):
+        metric.add(prediction=np.array(prediction), reference=np.array(reference))
+    assert metric.confusion.sum() == 0
+
+
+def test_nothing_counted_is_nan():
+    metric = MeanIoU(["a", "b"])
+    metric.add(prediction=np.zeros((2, 2), int), reference=np.full((2, 2), 255))
+    scores = metric.compute()
+    assert math.isnan(scores["mean_iou"]) and math.isnan(scores["overall_accuracy"])
+    assert all(map(math.isnan, scores["per_class_iou"].values()))
+
+
+def test_reducing_in_one_process_changes_nothing():
+    metric = MeanIoU(["a", "b"])
+    metric.add(prediction=np.array([[0, 1, 1]]), reference=np.array([[0, 0, 1]]))
+    metric.confusion *= 2**40  # counts stay exact beyond float32
+    metric.confusion[0, 1] += 1
+    before = metric.confusion.copy()
+    metric.reduce(Accelerator(cpu=True))
+    assert np.array_equal(metric.confusion, before) and metric.confusion.dtype == np.int64
+    metric.add(prediction=np.array([[1]]), reference=np.array([[0]]))
+    assert metric.confusion[0, 1] == before[0, 1] + 1
+
+
+def test_reducing_sums_over_processes():
+    """What an accelerator of three processes with equal counts would do."""
+
+    class Three:
+        device = torch.device("cpu")
+
+        def reduce(self, counts, reduction):
+            assert reduction == "sum"
+            return 3 * counts
+
+    metric = MeanIoU(["a", "b"])
+    metric.add(prediction=np.array([[0, 1, 1]]), reference=np.array([[0, 0, 1]]))
+    metric.reduce(Three())
+    assert metric.confusion.tolist() == [[3, 3], [0, 3]]
