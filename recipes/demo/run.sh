@@ -5,10 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 export HF_HUB_OFFLINE=1
 out=outputs/demo
-for domain in day fog night rain snow; do
-    python -m recipes.demo.paint_streets --output_dir "$out/data/$domain" --domain "$domain" --seeds 1000 1016
-done
-python -m recipes.demo.paint_streets --output_dir "$out/data/day_train" --domain day --seeds 0 160
+python -m recipes.demo.paint_streets --output_dir "$out/data/train" --domains day --seeds 0 160
+python -m recipes.demo.paint_streets --output_dir "$out/data" --domains day fog night rain snow --seeds 1000 1016
 for tuning in frozen rein; do
     python recipes/train.py recipes/demo/demo.yaml --tuning "$tuning" --output_dir "$out/$tuning"
 done
