@@ -1,0 +1,332 @@
+"""recipes/evaluate.py and recipes/predict.py, from an adapter's folder to the files that they write."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from PIL import Image
+from transformers import HfArgumentParser
+
+import rein_hf
+from recipes import evaluate, predict
+from rein_hf.data import load_folder
+from rein_hf.evaluation import evaluate_domain, spread
+from tests.conftest import perturb
+
+
+NAMES = ["road", "car", "sky"]
+
+
+@pytest.fixture(autouse=True)
+def own_accelerator():
+    """accelerate keeps the first precision of a process; here one process runs several."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def adapter(rein_model, tmp_path) -> str:
+    """What train.py leaves: adapter and image processor in one folder."""
+    decided(rein_model)
+    return save(rein_model, tmp_path / "runs" / "rein")
+
+
+def decided(model) -> None:
+    """Random weights find one class everywhere; larger ones find several in most photos."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if (
+                parameter.requires_grad
+                and ("class_predictor" in name or "mask_embedder" in name)
+                and "bias" not in name
+            ):
+                parameter.mul_(100)
+
+
+def save(model, folder: Path) -> str:
+    model.save_pretrained(folder)
+    rein_hf.build_image_processor().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """Five photos of 80x48 in two scenes, of the tiny model's three classes."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "data"
+    for name in ("images", "labels"):
+        (root / name).mkdir(parents=True)
+    for stem in "abcde":
+        label = rng.choice([0, 1, 2, 255], (6, 10)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
+        image = np.where(label[..., None] < 3, label[..., None] * 80, rng.integers(0, 255, (48, 80, 3)))
+        Image.fromarray(image.astype(np.uint8)).save(root / "images" / f"{stem}.png")
+        Image.fromarray(label).save(root / "labels" / f"{stem}.png")
+    (root / "classes.json").write_text(json.dumps({"names": NAMES, "ignore_id": 255}))
+    (root / "index.csv").write_text("stem,split,scene\na,test,s1\nb,test,s2\nc,test,s1\nd,train,s1\ne,train,s3\n")
+    return root
+
+
+def run(*arguments: str) -> dict:
+    return evaluate.main(*HfArgumentParser(evaluate.EvaluationArguments).parse_args_into_dataclasses(list(arguments)))
+
+
+def strict(path: Path):
+    """JSON as the standard has it: without NaN."""
+
+    def refuse(constant):
+        raise AssertionError(f"{path} holds {constant}")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def valid_pixels(data: Path, stems: str) -> int:
+    return sum(int((np.asarray(Image.open(data / "labels" / f"{stem}.png")) != 255).sum()) for stem in stems)
+
+
+def test_evaluate_writes_results_and_pictures(adapter, data, tmp_path, capsys):
+    out = tmp_path / "evaluation"
+    report = run("--models", adapter, "--domains", f"small={data}@test", "--output_dir", str(out))
+    assert strict(out / "results.json") == report
+    assert list(report) == [adapter]
+    assert list(report[adapter]) == ["small", "small/s1", "small/s2"]
+    for group, stems in (("small", "abc"), ("small/s1", "ac"), ("small/s2", "b")):
+        scores = report[adapter][group]
+        assert scores.keys() == {"mean_iou", "overall_accuracy", "per_class_iou", "confusion"}
+        confusion = np.array(scores["confusion"])
+        assert confusion.shape == (3, 3) and confusion.sum() == valid_pixels(data, stems)
+        assert scores["overall_accuracy"] == pytest.approx(np.trace(confusion) / confusion.sum())
+        iou = np.diag(confusion) / (confusion.sum(0) + confusion.sum(1) - np.diag(confusion))
+        assert scores["per_class_iou"] == pytest.approx(dict(zip(NAMES, iou, strict=True)))
+        assert scores["mean_iou"] == pytest.approx(iou.mean())
+    parts = [np.array(report[adapter][group]["confusion"]) for group in ("small/s1", "small/s2")]
+    assert (sum(parts) == report[adapter]["small"]["confusion"]).all()
+    assert {path.name for path in out.iterdir()} == {
+        "results.json",
+        "confusion_rein_small.png",
+        "iou_small.png",
+        "contact_sheet.png",
+    }
+    with Image.open(out / "contact_sheet.png") as sheet:
+        assert sheet.size == (3 * 320, 24 + 3 * (24 + 192))  # image, truth, model; three rows
+    small, s1, s2 = (100 * report[adapter][group]["mean_iou"] for group in report[adapter])
+    assert capsys.readouterr().out.strip() == (
+        "| mIoU | small | small/s1 | small/s2 |\n|---|---|---|---|\n" + f"| rein | {small:.2f} | {s1:.2f} | {s2:.2f} |"
+    )
+
+
+def test_evaluate_counts_what_segment_finds(adapter, data, tmp_path):
+    report = run("--models", adapter, "--domains", str(data), "--output_dir", str(tmp_path / "out"))
+    model, metric = rein_hf.from_pretrained(adapter), rein_hf.MeanIoU(NAMES)
+    for sample in load_folder(data).dataset:
+        found = rein_hf.segment(model, rein_hf.build_image_processor(), sample["image"])
+        metric.add(prediction=found, reference=sample["label"])
+    assert report[adapter]["data"]["confusion"] == metric.confusion.tolist()
+    assert np.count_nonzero(metric.confusion.sum(0)) > 1  # the model does not see the same everywhere
+
+
+def test_two_models_side_by_side_on_two_domains(rein_model, adapter, data, tmp_path, capsys):
+    perturb(rein_model, seed=5)
+    other = save(rein_model, tmp_path / "others" / "rein")
+    out = tmp_path / "out"
+    domains = [f"seen={data}@train", f"unseen/night={data}@test"]
+    report = run("--models", adapter, other, "--domains", *domains, "--output_dir", str(out), "--sheet_rows", "2")
+    assert strict(out / "results.json") == report and list(report) == [adapter, other]
+    assert report[adapter]["seen"]["confusion"] != report[other]["seen"]["confusion"]
+    assert {path.name for path in out.iterdir()} == {
+        "results.json",
+        *(
+            f"confusion_{model}_rein_{domain}.png"
+            for model in ("runs", "others")
+            for domain in ("seen", "unseen_night")
+        ),
+        "iou_seen.png",
+        "iou_unseen_night.png",
+        "contact_sheet.png",
+    }
+    with Image.open(out / "contact_sheet.png") as sheet:
+        assert sheet.size == (4 * 320, 24 + 4 * (24 + 192))
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| runs/rein", "| others/rein"]
+
+
+def test_limit_and_no_sheet(adapter, data, tmp_path):
+    out = tmp_path / "out"
+    report = run(
+        *("--models", adapter, "--domains", f"{data}@test", "--output_dir", str(out)),
+        *("--limit", "2", "--sheet_rows", "0", "--crop", "48", "--stride", "32"),
+    )
+    assert np.sum(report[adapter]["data"]["confusion"]) == valid_pixels(data, "ac")  # first and last of three
+    assert not (out / "contact_sheet.png").exists()
+
+
+def test_results_without_a_number_are_null(adapter, data, tmp_path, capsys):
+    """A group without any valid pixel: JSON has no NaN."""
+    Image.new("L", (80, 48), 255).save(data / "labels" / "b.png")
+    out = tmp_path / "out"
+    report = run("--models", adapter, "--domains", f"{data}@test", "--output_dir", str(out))
+    assert math.isnan(report[adapter]["data/s2"]["mean_iou"])
+    written = strict(out / "results.json")[adapter]
+    assert (written["data/s2"]["mean_iou"], written["data/s2"]["overall_accuracy"]) == (None, None)
+    assert written["data/s2"]["per_class_iou"] == dict.fromkeys(NAMES)
+    assert written["data"]["mean_iou"] == report[adapter]["data"]["mean_iou"] > 0
+    assert capsys.readouterr().out.strip().endswith("| nan |")
+
+
+def test_bf16(adapter, data, tmp_path):
+    """Close to float32 in what it finds."""
+    arguments = ("--models", adapter, "--domains", f"{data}@test", "--sheet_rows", "1")
+    exact = run(*arguments, "--output_dir", str(tmp_path / "exact"))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    found = run(*arguments, "--output_dir", str(tmp_path / "bf16"), "--bf16")
+    difference = np.subtract(exact[adapter]["data"]["confusion"], found[adapter]["data"]["confusion"])
+    assert 0 < np.abs(difference).sum() < 0.2 * valid_pixels(data, "abc")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--models", "A", "A", "--domains", "D"], "The same model is given twice"),
+        (["--models", "A", "--domains", "D@train", "D@test"], r"--domains have the names \['data', 'data'\].*NAME="),
+        (["--models", "A", "--domains", "D@val"], r"index.csv has no split 'val'; found \['test', 'train'\]"),
+        (["--models", "A", "--domains", "D", "--stride", "65"], r"stride is 65; expected 1 to crop \(64\)"),
+    ],
+)
+def test_mistakes_are_refused(adapter, data, tmp_path, arguments, message):
+    named = {"A": adapter, "D": str(data)}
+    arguments = [named.get(text, text.replace("D@", f"{data}@")) for text in arguments]
+    with pytest.raises(ValueError, match=message):
+        run(*arguments, "--output_dir", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_other_classes_is_refused(adapter, data, tmp_path):
+    """Without classes.json the ids would be Cityscapes', of which the model knows none."""
+    (data / "classes.json").unlink()
+    with pytest.raises(ValueError, match="data has the classes road, sidewalk, .*found a model of road, car, sky"):
+        run("--models", adapter, "--domains", str(data), "--output_dir", str(tmp_path / "out"))
+
+
+def test_predictions_of_cityscapes_classes_are_mapped(build, data):
+    """A model of the 19 classes on data of three: what it calls truck is a car there."""
+    names = list(rein_hf.labels.CITYSCAPES_CLASSES)
+    model = build(id2label=dict(enumerate(names))).eval()
+    decided(model)
+    class_of_train_id = [index % 3 for index in range(19)]
+    spec = {"names": NAMES, "ignore_id": 255, "train_id_to_class": class_of_train_id}
+    (data / "classes.json").write_text(json.dumps(spec))
+    processor, domain = rein_hf.build_image_processor(), load_folder(data)
+    found = evaluate_domain(model, processor, domain, Accelerator(cpu=True), limit=1)
+    sample = domain.dataset[0]
+    prediction = rein_hf.segment(model, processor, sample["image"])
+    assert prediction.max() > 2
+    expected = rein_hf.MeanIoU(NAMES)
+    expected.add(prediction=prediction % 3, reference=sample["label"])
+    assert found.keys() == {"data", "data/s1"}
+    assert np.array_equal(found["data"].confusion, expected.confusion) and expected.confusion.sum() > 0
+
+
+def test_spread():
+    assert [spread(10, count) for count in (1, 2, 4, 10, 99, 0)] == [
+        *([0], [0, 9], [0, 3, 6, 9], [*range(10)], [*range(10)], [])
+    ]
+    assert spread(1, 5) == [0]
+
+
+def test_names_are_the_shortest_ends_that_differ():
+    assert evaluate.model_names(["x/a/rein", "x/b/rein", "x/b/frozen"]) == {
+        "x/a/rein": "a/rein",
+        "x/b/rein": "b/rein",
+        "x/b/frozen": "b/frozen",
+    }
+    assert evaluate.model_names(["runs/rein/"]) == {"runs/rein/": "rein"}
+
+
+def test_many_groups_are_left_out_of_the_table():
+    def report(count):
+        return {"m": {"d": {"mean_iou": 0.5}, **{f"d/{index}": {"mean_iou": 0.25} for index in range(count)}}}
+
+    assert evaluate.table(report(6)).splitlines()[2] == "| m | 50.00 |" + " 25.00 |" * 6
+    assert evaluate.table(report(7)).splitlines() == ["| mIoU | d |", "|---|---|", "| m | 50.00 |"]
+
+
+def test_predict_writes_overlay_and_label(adapter, data, tmp_path, capsys):
+    out = tmp_path / "segmented"
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    rng = np.random.default_rng(1)
+    for name, size in (("grey.png", (70, 50)), ("two.JPG", (64, 90))):
+        Image.fromarray(rng.integers(0, 255, size[::-1], dtype=np.uint8)).save(photos / name)
+    (photos / "notes.txt").write_text("not to be read")
+    (photos / "broken.jpg").write_bytes((photos / "two.JPG").read_bytes()[:800])
+    (photos / "text.png").write_text("no image")
+    inputs = [str(photos), str(data / "images" / "a.png")]
+    unreadable = predict.main(predict.PredictionArguments(model=adapter, input=inputs, output_dir=str(out)))
+    assert unreadable == 2
+    assert {path.name for path in out.iterdir()} == {
+        *(f"{stem}_{kind}" for stem in ("grey", "two", "a") for kind in ("label.png", "overlay.jpg"))
+    }
+    errors = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert len(errors) == 2
+    assert f"{photos / 'broken.jpg'} cannot be read as an image: " in errors[0]
+    assert f"{photos / 'text.png'} cannot be read as an image: " in errors[1]
+    model, processor = rein_hf.from_pretrained(adapter), rein_hf.build_image_processor()
+    for path in (photos / "grey.png", photos / "two.JPG", data / "images" / "a.png"):
+        photo = Image.open(path).convert("RGB")
+        expected = rein_hf.segment(model, processor, photo)
+        with Image.open(out / f"{path.stem}_label.png") as label:
+            assert label.mode == "L" and np.array_equal(np.asarray(label), expected)
+        with Image.open(out / f"{path.stem}_overlay.jpg") as found:
+            assert found.size == photo.size
+            difference = np.subtract(found, rein_hf.overlay(photo, expected), dtype=float)
+            assert np.abs(difference).mean() < 20  # JPEG of noise
+    assert len(np.unique(expected)) > 1
+
+
+def test_predict_opacity_and_windows(adapter, data, tmp_path):
+    arguments = {"model": adapter, "input": [str(data / "images" / "a.png")], "crop": 48, "stride": 32}
+    assert predict.main(predict.PredictionArguments(**arguments, output_dir=str(tmp_path), opacity=1.0)) == 0
+    model, photo = rein_hf.from_pretrained(adapter), Image.open(data / "images" / "a.png")
+    expected = rein_hf.segment(model, rein_hf.build_image_processor(), photo, 48, 32)
+    label = np.asarray(Image.open(tmp_path / "a_label.png"))
+    assert np.array_equal(label, expected)
+    assert not np.array_equal(label, rein_hf.segment(model, rein_hf.build_image_processor(), photo))
+    colours = np.asarray(rein_hf.colorize(label), float)
+    assert np.abs(np.asarray(Image.open(tmp_path / "a_overlay.jpg"), float) - colours).mean() < 8
+
+
+def test_a_whole_segmenter_is_read_too(build, data, tmp_path):
+    """What --tuning full saves."""
+    model = build()
+    perturb(model)
+    folder = save(model.eval(), tmp_path / "full")
+    arguments = predict.PredictionArguments(folder, [str(data / "images" / "b.png")], str(tmp_path / "out"))
+    assert predict.main(arguments) == 0
+    found = np.asarray(Image.open(tmp_path / "out" / "b_label.png"))
+    expected = rein_hf.segment(model, rein_hf.build_image_processor(), Image.open(data / "images" / "b.png"))
+    assert np.array_equal(found, expected)
+
+
+def test_list_images(tmp_path):
+    for name in ("b.JPEG", "a.png", "c.txt"):
+        (tmp_path / name).touch()
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(FileNotFoundError, match=r"--input \['.*folder'\] holds no image \(.jpg, .jpeg, .png\)"):
+        predict.list_images([str(folder)])
+    (folder / "d.tiff").touch()
+    assert predict.list_images([str(tmp_path), str(folder / "d.tiff")]) == [
+        tmp_path / "a.png",
+        tmp_path / "b.JPEG",
+        folder / "d.tiff",  # named by itself, so taken whatever its end
+    ]
+    with pytest.raises(FileNotFoundError, match="--input .*nowhere does not exist"):
+        predict.list_images([str(tmp_path), str(tmp_path / "nowhere")])
+    (folder / "b.png").touch()
+    with pytest.raises(ValueError, match=r"--input holds several files of the same stem: \['b'\]"):
+        predict.list_images([str(tmp_path), str(folder)])
