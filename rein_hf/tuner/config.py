@@ -67,7 +67,7 @@ class ReinConfig(PeftConfig):
     >>> vit = Dinov2Model(Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=16))
     >>> model = get_peft_model(vit, ReinConfig(r=4, num_tokens=10))
     >>> model.print_trainable_parameters()
-    trainable params: 3,473 || all params: 57,329 || trainable%: 6.0580
+    trainable params: 2,449 || all params: 59,025 || trainable%: 4.1491
 
     ```
     """
