@@ -222,10 +222,10 @@ def test_every_epoch_is_another_permutation_of_all_sources(sources):
 
 def test_a_run_has_a_length(sources):
     samples = TrainingSamples(sources, 13, noisy)
-    assert len(samples) == 13 == len(list(samples))
     for k in (13, -1):
         with pytest.raises(IndexError, match=f"sample {k} of a run of 13"):
             samples[k]
+    assert len(samples) == 13 == len(list(samples))
 
 
 def test_a_sample_keeps_name_and_domain(sources):

@@ -155,13 +155,19 @@ def test_two_models_side_by_side_on_two_domains(rein_model, adapter, data, tmp_p
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| runs/rein", "| others/rein"]
 
 
-def test_limit_and_no_sheet(adapter, data, tmp_path):
+def test_limit_windows_and_no_sheet(adapter, data, tmp_path):
     out = tmp_path / "out"
     report = run(
         *("--models", adapter, "--domains", f"{data}@test", "--output_dir", str(out)),
         *("--limit", "2", "--sheet_rows", "0", "--crop", "48", "--stride", "32"),
     )
     assert np.sum(report[adapter]["data"]["confusion"]) == valid_pixels(data, "ac")  # first and last of three
+    model, metric, other = rein_hf.from_pretrained(adapter), rein_hf.MeanIoU(NAMES), rein_hf.MeanIoU(NAMES)
+    for sample in load_folder(data, split="test").dataset.select([0, 2]):
+        for counted, windows in ((metric, (48, 32)), (other, ())):
+            found = rein_hf.segment(model, rein_hf.build_image_processor(), sample["image"], *windows)
+            counted.add(prediction=found, reference=sample["label"])
+    assert report[adapter]["data"]["confusion"] == metric.confusion.tolist() != other.confusion.tolist()
     assert not (out / "contact_sheet.png").exists()
 
 

@@ -78,9 +78,9 @@ def test_plot_iou(tmp_path):
 def test_plot_confusion(tmp_path):
     """Shares of each row; a row of a class that never occurs stays white."""
     path, blue = tmp_path / "confusion.png", (8, 48, 107)
-    plot_confusion(np.array([[8, 0], [0, 0]]), ["road", "sky"], "streets", path)
+    plot_confusion(np.array([[0, 8], [0, 9]]), ["road", "sky"], "streets", path)
     assert blue in colours(path)
-    plot_confusion(np.array([[1, 1], [1, 1]]), ["road", "sky"], "streets", path)
+    plot_confusion(np.array([[1, 1], [0, 0]]), ["road", "sky"], "streets", path)
     assert blue not in colours(path) and len(colours(path)) > 2
 
 

@@ -145,6 +145,15 @@ def test_image_and_label_stay_aligned(seed):
     assert np.abs(image - expected)[inside].max() <= 1
 
 
+def test_labels_keep_their_ids():
+    """No mixture of two ids, at any scale."""
+    ids = np.random.default_rng(0).choice([0, 18, 255], (48, 64)).astype(np.uint8)
+    image, label = Image.new("RGB", (64, 48)), Image.fromarray(ids)
+    for seed in range(20):
+        found = np.asarray(Augmentation(32)(image, label, np.random.default_rng(seed))[1])
+        assert set(np.unique(found)) <= {0, 18, 255}
+
+
 def test_flipping_mirrors_both(sampled):
     """At the crop's own size a flip is exact, and about half of the draws flip."""
     image, label = coded(64, 64)
