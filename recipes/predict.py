@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate import Accelerator
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, HfArgumentParser
 
 import rein_hf
 from rein_hf.data import IMAGE_SUFFIXES
 from rein_hf.inference import segment
+from rein_hf.labels import palette_of
 from rein_hf.pictures import overlay
 
 
@@ -40,10 +41,11 @@ def main(args: PredictionArguments) -> int:
     processor = AutoImageProcessor.from_pretrained(args.model)
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
+    palette = palette_of(model.config.id2label[index] for index in range(model.config.num_labels))
     unreadable = 0
     for file in tqdm(files[accelerator.process_index :: accelerator.num_processes]):
         try:
-            image = Image.open(file).convert("RGB")
+            image = ImageOps.exif_transpose(Image.open(file)).convert("RGB")  # phones note how they were held
         except (OSError, SyntaxError, ValueError) as error:
             print(f"{file} cannot be read as an image: {error}; left out.", file=sys.stderr)
             unreadable += 1
@@ -51,7 +53,7 @@ def main(args: PredictionArguments) -> int:
         with accelerator.autocast():
             label = segment(model, processor, image, args.crop, args.stride)
         Image.fromarray(label).save(output_dir / f"{file.stem}_label.png")
-        overlay(image, label, opacity=args.opacity).save(output_dir / f"{file.stem}_overlay.jpg", quality=92)
+        overlay(image, label, palette, args.opacity).save(output_dir / f"{file.stem}_overlay.jpg", quality=92)
     return unreadable
 
 

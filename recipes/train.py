@@ -21,9 +21,10 @@ from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from rein_hf import ReinConfig, add_rein, build_image_processor, build_segmenter
-from rein_hf.data import Collator, Domain, TrainingSamples, load_domain
+from rein_hf.data import Domain, load_domain
 from rein_hf.evaluation import evaluate_domain
 from rein_hf.optim import param_groups
+from rein_hf.samples import Collator, TrainingSamples
 from rein_hf.transforms import Augmentation
 
 

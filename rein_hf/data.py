@@ -12,20 +12,16 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
-import torch
 from PIL import Image
-from torch.utils.data import ConcatDataset
-from transformers.image_utils import SizeDict
 
-from .labels import CITYSCAPES, CITYSCAPES_CLASSES, IGNORE
+from .labels import CITYSCAPES, CITYSCAPES_CLASSES, IGNORE, palette_of
 
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -75,10 +71,11 @@ class Domain:
 
     @property
     def palette(self) -> list[tuple[int, int, int]]:
-        """Colour of each class: that of the first class of Cityscapes that it stands for, black without one."""
-        colours = list(CITYSCAPES.values())
+        """Colour of each class: that of its name or of the first class of Cityscapes that it stands for; black for a
+        class that stands for none."""
         if self.class_of_train_id is None:
-            return colours
+            return palette_of(self.classes)
+        colours = CITYSCAPES.values()
         first = {index: colour for index, colour in reversed([*zip(self.class_of_train_id, colours, strict=True)])}
         return [first.get(index, (0, 0, 0)) for index in range(len(self.classes))]
 
@@ -134,80 +131,6 @@ def load_folder(root: str | Path, split: str | None = None, name: str | None = N
         features=COLUMNS,
     )
     return Domain(name, dataset.with_transform(partial(_decode, table=table)), classes, class_of_train_id)
-
-
-class TrainingSamples(torch.utils.data.Dataset):
-    """
-    All samples of a training run in the order in which it sees them: every epoch in a new random order, every sample
-    augmented anew. Sample k depends on the seed and on k alone, so a run that resumes at k, or that splits its batches
-    between processes, sees what an uninterrupted single process sees. To be read in order, without shuffling.
-
-    Args:
-        sources (`Sequence[datasets.Dataset]`): from [`load_folder`].
-        length (`int`): samples of the run, iterations times total batch size.
-        augment: function of (image, label, generator) that returns image and label.
-        seed (`int`): of order and augmentation.
-    """
-
-    def __init__(
-        self,
-        sources: Sequence[datasets.Dataset],
-        length: int,
-        augment: Callable[..., tuple[Image.Image, Image.Image]],
-        seed: int = 0,
-    ):
-        self.source = ConcatDataset(list(sources))
-        self.length, self.augment, self.seed = length, augment, seed
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, k: int) -> dict[str, Any]:
-        """`name`, `domain`, and the augmented `image` and `label`."""
-        if not 0 <= k < self.length:
-            raise IndexError(f"sample {k} of a run of {self.length}.")
-        epoch, position = divmod(k, len(self.source))
-        sample = self.source[int(_order(self.seed, epoch, len(self.source))[position])]
-        image, label = self.augment(sample["image"], sample["label"], np.random.default_rng([self.seed, 1, k]))
-        return {**sample, "image": image, "label": label}
-
-
-class Collator:
-    """
-    Makes a batch of the model's arguments with the stock image processor.
-
-    Args:
-        processor: from [`build_image_processor`].
-        crop (`int`): side in pixels to which images are padded with zeros, after normalisation.
-    """
-
-    def __init__(self, processor, crop: int):
-        self.processor, self.crop = processor, crop
-
-    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """`pixel_values` (B, 3, crop, crop) float32, and per image `mask_labels` (classes, crop, crop) and
-        `class_labels` (classes,). Labels have to be `crop` x `crop` already: padded by the processor, pixels of no
-        class would get the value 255 in every mask.
-
-        Raises:
-            ValueError: a label is of another size.
-        """
-        for sample in samples:
-            if sample["label"].size != (self.crop, self.crop):
-                width, height = sample["label"].size
-                raise ValueError(f"A label is {width}x{height} pixels; expected {self.crop}x{self.crop}.")
-        batch = self.processor(
-            images=[sample["image"] for sample in samples],
-            segmentation_maps=[np.asarray(sample["label"]) for sample in samples],
-            pad_size=SizeDict(height=self.crop, width=self.crop),
-            return_tensors="pt",
-        )
-        return {key: batch[key] for key in ("pixel_values", "mask_labels", "class_labels")}
-
-
-@lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, length: int) -> np.ndarray:
-    return np.random.default_rng([seed, 0, epoch]).permutation(length)
 
 
 def _read_index(path: Path, split: str | None, stems: list[str]) -> list[tuple[str, str]]:

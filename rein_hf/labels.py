@@ -1,5 +1,9 @@
 """The 19 classes of Cityscapes: names and colours, by train id (METHOD section 8)."""
 
+import colorsys
+from collections.abc import Iterable
+
+
 IGNORE = 255
 
 # name -> colour (R, G, B); the position is the train id
@@ -25,3 +29,12 @@ CITYSCAPES: dict[str, tuple[int, int, int]] = {
     "bicycle": (119, 11, 32),
 }
 CITYSCAPES_CLASSES = tuple(CITYSCAPES)
+
+
+def palette_of(classes: Iterable[str]) -> list[tuple[int, int, int]]:
+    """A colour (R, G, B) for each class: Cityscapes' for a class of that name, a hue of its own for any other."""
+    colours = []
+    for index, name in enumerate(classes):
+        hue = colorsys.hsv_to_rgb(index * 0.618 % 1, 0.75, 0.9)  # the golden ratio keeps neighbours apart
+        colours.append(CITYSCAPES.get(name, tuple(round(255 * value) for value in hue)))
+    return colours

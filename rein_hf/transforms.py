@@ -83,7 +83,7 @@ class Augmentation:
 
     def _is_mixed(self, label: Image.Image) -> bool:
         counts = np.bincount(np.asarray(label).ravel(), minlength=256)[:IGNORE]
-        return np.count_nonzero(counts) > 1 and counts.max() < self.max_class_share * counts.sum()
+        return bool(counts.max() < self.max_class_share * counts.sum())
 
 
 def distort(image: Image.Image, rng: np.random.Generator) -> Image.Image:

@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, SizeDict
 
 import rein_hf
-from rein_hf.data import Collator, Domain, TrainingSamples, load_domain, load_folder
+from rein_hf.data import Domain, load_domain, load_folder
 from rein_hf.labels import CITYSCAPES, CITYSCAPES_CLASSES
+from rein_hf.samples import Collator, TrainingSamples
 from rein_hf.transforms import Augmentation
 
 

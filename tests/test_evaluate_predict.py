@@ -16,6 +16,7 @@ import rein_hf
 from recipes import evaluate, predict
 from rein_hf.data import load_folder
 from rein_hf.evaluation import evaluate_domain, spread
+from rein_hf.labels import palette_of
 from tests.conftest import perturb
 
 
@@ -289,7 +290,7 @@ def test_predict_writes_overlay_and_label(adapter, data, tmp_path, capsys):
             assert label.mode == "L" and np.array_equal(np.asarray(label), expected)
         with Image.open(out / f"{path.stem}_overlay.jpg") as found:
             assert found.size == photo.size
-            difference = np.subtract(found, rein_hf.overlay(photo, expected), dtype=float)
+            difference = np.subtract(found, rein_hf.overlay(photo, expected, palette_of(NAMES)), dtype=float)
             assert np.abs(difference).mean() < 20  # JPEG of noise
     assert len(np.unique(expected)) > 1
 
@@ -302,7 +303,7 @@ def test_predict_opacity_and_windows(adapter, data, tmp_path):
     label = np.asarray(Image.open(tmp_path / "a_label.png"))
     assert np.array_equal(label, expected)
     assert not np.array_equal(label, rein_hf.segment(model, rein_hf.build_image_processor(), photo))
-    colours = np.asarray(rein_hf.colorize(label), float)
+    colours = np.asarray(rein_hf.colorize(label, palette_of(NAMES)), float)
     assert np.abs(np.asarray(Image.open(tmp_path / "a_overlay.jpg"), float) - colours).mean() < 8
 
 
@@ -336,3 +337,13 @@ def test_list_images(tmp_path):
     (folder / "b.png").touch()
     with pytest.raises(ValueError, match=r"--input holds several files of the same stem: \['b'\]"):
         predict.list_images([str(tmp_path), str(folder)])
+
+
+def test_a_photo_is_segmented_as_it_was_held(adapter, tmp_path):
+    """Orientation 6 of EXIF: to be turned by a quarter, so that width and height change places."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (96, 64)).save(tmp_path / "phone.jpg", exif=exif)
+    arguments = predict.PredictionArguments(adapter, [str(tmp_path / "phone.jpg")], str(tmp_path / "out"))
+    assert predict.main(arguments) == 0
+    assert Image.open(tmp_path / "out" / "phone_label.png").size == (64, 96)

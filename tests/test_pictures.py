@@ -88,3 +88,11 @@ def test_plot_confusion(tmp_path):
 def test_plot_iou_of_nothing_counted(tmp_path):
     plot_iou({"a": {"road": float("nan")}}, "streets", tmp_path / "iou.png")
     assert (tmp_path / "iou.png").is_file()
+
+
+def test_classes_have_the_colours_of_their_names():
+    from rein_hf.labels import palette_of
+
+    colours = palette_of(["sky", "tram", "car", "cow"])
+    assert colours[0] == (70, 130, 180) and colours[2] == (0, 0, 142)
+    assert len(set(colours)) == 4 and all(0 <= value <= 255 for colour in colours for value in colour)
