@@ -3,7 +3,7 @@
     python recipes/evaluate.py --models OUT/rein OUT/frozen --domains camvid=DATA/camvid@test --output_dir EVAL
 
 Writes `results.json`, a confusion matrix per model and domain, the IoU per class of all models per domain and a
-contact sheet (image, truth, each model). Runs under `accelerate launch` too. Paper section 4, METHOD section 6.
+contact sheet (image, truth, each model). Runs under `accelerate launch` too. Protocol: paper section 4.
 """
 
 from __future__ import annotations

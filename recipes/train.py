@@ -3,7 +3,7 @@
     python recipes/train.py recipes/configs/RECIPE.yaml [--max_steps 100] [--rein.r 8] [--KEY VALUE ...]
 
 A recipe is a YAML file of the arguments below and of transformers.TrainingArguments; what it leaves out is as in the
-paper (METHOD section 5). Values on the command line replace the file's. The same command resumes an interrupted run.
+paper. Values on the command line replace the file's. The same command resumes an interrupted run.
 """
 
 from __future__ import annotations

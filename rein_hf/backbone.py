@@ -1,4 +1,4 @@
-"""Four feature maps of strides 4, 8, 16 and 32 from one plain vision transformer (METHOD section 3).
+"""Four feature maps of strides 4, 8, 16 and 32 from one plain vision transformer.
 
 What differs from transformers' own `Dinov2Backbone`, each as in the paper's code:
 - the maps of strides 4, 8 and 32 are stride-16 maps resized;
@@ -76,7 +76,7 @@ class ViTPyramidConfig(BackboneConfigMixin, PreTrainedConfig):
 
 
 class ScaleFactorDinov2Embeddings(Dinov2Embeddings):
-    """Dinov2's embeddings; a subclass because positions are interpolated by DINOv2's scale factor (METHOD 3)."""
+    """Dinov2's embeddings; a subclass because positions are interpolated by DINOv2's scale factor."""
 
     def interpolate_pos_encoding(self, embeddings: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """Position embeddings (1, 1 + N, c) for an image of `height` x `width` pixels."""
@@ -165,7 +165,7 @@ class ViTPyramidBackbone(BackboneMixin, ViTPyramidPreTrainedModel):
 
 
 def resample_patch_embed(weight: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """Kernel of a patch embedding, (c, 3, p, p), resampled to `patch_size`: bicubic, no antialiasing (METHOD 3)."""
+    """Kernel of a patch embedding, (c, 3, p, p), resampled to `patch_size`: bicubic, no antialiasing."""
     if weight.shape[-1] == patch_size:
         return weight
     size = (patch_size, patch_size)
@@ -173,7 +173,7 @@ def resample_patch_embed(weight: torch.Tensor, patch_size: int) -> torch.Tensor:
 
 
 def resample_position_embed(positions: torch.Tensor, side: int) -> torch.Tensor:
-    """Position embeddings (1, 1 + n, c), class token first, resampled to (1, 1 + side * side, c): bicubic (METHOD 3).
+    """Position embeddings (1, 1 + n, c), class token first, resampled to (1, 1 + side * side, c): bicubic.
 
     Raises:
         ValueError: n is not a square.

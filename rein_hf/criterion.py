@@ -1,4 +1,4 @@
-"""Mask2Former's loss as the paper trains with it (METHOD section 4).
+"""Mask2Former's loss as the authors' configuration trains with it.
 
 What differs from transformers' `Mask2FormerLoss`:
 - decoder outputs are supervised in the decoder's order, the initial one first, so that the random points drawn from a

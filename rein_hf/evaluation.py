@@ -1,4 +1,4 @@
-"""One domain, evaluated: whole images by windows, streamed into confusion matrices (METHOD section 6)."""
+"""One domain, evaluated: whole images by windows, streamed into confusion matrices."""
 
 from __future__ import annotations
 

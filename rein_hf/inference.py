@@ -1,4 +1,4 @@
-"""From mask and class logits to a label per pixel, over windows as in the paper (METHOD section 6)."""
+"""From mask and class logits to a label per pixel, over windows as in the authors' evaluation."""
 
 from __future__ import annotations
 

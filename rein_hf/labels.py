@@ -1,4 +1,4 @@
-"""The 19 classes of Cityscapes: names and colours, by train id (METHOD section 8)."""
+"""The 19 classes of Cityscapes: names and colours, by train id."""
 
 import colorsys
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""The recipe's parameter groups (METHOD section 5). Its schedule is transformers' `polynomial`, see the recipes."""
+"""The parameter groups of the authors' configuration. Its schedule is transformers' `polynomial`, see the recipes."""
 
 from __future__ import annotations
 

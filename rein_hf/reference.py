@@ -1,4 +1,4 @@
-"""The authors' checkpoint files: names and sizes of their tensors, and the names of ours (METHOD section 9).
+"""The authors' checkpoint files: names and sizes of their tensors, and the names of ours.
 
 A checkpoint of theirs is one or two files: Rein and head under `backbone.reins.` and `decode_head.`, and the backbone,
 flat, under the names of DINOv2's own release; a full checkpoint holds all of it, the backbone under `backbone.`.

@@ -43,7 +43,7 @@ def build_segmenter(
     head: dict[str, Any] | None = None,
     **kwargs,
 ) -> Mask2FormerForUniversalSegmentation:
-    """A stock Mask2Former with a new head on a pretrained DINOv2, with the recipe's sizes (METHOD sections 3 and 4).
+    """A stock Mask2Former with a new head on a pretrained DINOv2, with the recipe's sizes.
 
     Args:
         pretrained: local folder or Hub id of a `Dinov2Model` checkpoint, e.g. "facebook/dinov2-large".

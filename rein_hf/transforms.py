@@ -1,4 +1,4 @@
-"""The recipe's augmentation (METHOD section 5), on an image and its label together.
+"""The augmentation of the authors' configuration, on an image and its label together.
 
 Resize, crop and flip are one resampling: only the pixels of the crop are ever computed. It samples bilinearly without
 antialiasing, as the reference's OpenCV does and PIL's `resize` does not; labels take the nearest pixel.

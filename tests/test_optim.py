@@ -1,4 +1,4 @@
-"""rein_hf.optim: learning rate and weight decay by what a parameter is (METHOD section 5)."""
+"""rein_hf.optim: learning rate and weight decay by what a parameter is."""
 
 import pytest
 

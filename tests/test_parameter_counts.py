@@ -1,4 +1,4 @@
-"""The parameter counts of the paper (METHOD section 2), of models without memory behind them."""
+"""The parameter counts of the paper, of models without memory behind them."""
 
 from __future__ import annotations
 

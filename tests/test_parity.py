@@ -1,4 +1,4 @@
-"""Our numbers against those recorded from the reference implementation (METHOD section 10).
+"""Our numbers against those recorded from the reference implementation.
 
 A recording is a folder: the two checkpoint files, `settings.json`, `expected.safetensors`, `losses.json`,
 `rein_grads.safetensors`, `optimizer_groups.json`. A part of it, below 1 MB, lies in `fixtures`; the whole one is used

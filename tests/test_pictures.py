@@ -14,7 +14,7 @@ def test_colours_are_cityscapes_own():
     picture = colorize(label)
     assert (picture.mode, picture.size) == ("RGB", (10, 2))
     found = np.asarray(picture).reshape(20, 3).tolist()
-    # METHOD section 8, not the table of the code
+    # written out once more, not the table of the code
     assert found == [
         *([128, 64, 128], [244, 35, 232], [70, 70, 70], [102, 102, 156], [190, 153, 153], [153, 153, 153]),
         *([250, 170, 30], [220, 220, 0], [107, 142, 35], [152, 251, 152], [70, 130, 180], [220, 20, 60]),

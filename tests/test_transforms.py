@@ -1,4 +1,4 @@
-"""rein_hf.transforms: the recipe's augmentation, METHOD section 5, against formulas in numpy."""
+"""rein_hf.transforms: the recipe's augmentation, against formulas in numpy."""
 
 from collections import Counter
 

@@ -143,7 +143,7 @@ class ReinLayer(nn.Module, ReinTunerLayer):
         else:
             bound = math.sqrt(6 / (3 * config.patch_size**2 + c))
             self.rein_tokens[adapter_name] = nn.Parameter(torch.empty(rows, m, c).uniform_(-bound, bound))
-        # a new nn.Linear is what METHOD prescribes: Kaiming uniform with a = sqrt(5), uniform bias
+        # a new nn.Linear is what the authors use: Kaiming uniform with a = sqrt(5), uniform bias
         self.rein_token_to_feature[adapter_name] = nn.Linear(c, c)
         self.rein_delta[adapter_name] = nn.Linear(c, c)
         if config.zero_init:
