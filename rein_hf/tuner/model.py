@@ -69,7 +69,10 @@ class ReinModel(BaseTuner):
             if made_for is None:
                 setattr(peft_config, name, found)
             elif found is not None and made_for != found:
-                raise ValueError(f"This Rein adapter was made for a backbone of {name} {made_for}; found {found}.")
+                raise ValueError(
+                    f"This Rein adapter was made for a backbone of {name} {made_for}; found {found}. A segmentation "
+                    "adapter is loaded with rein_hf.from_pretrained, which builds its base model."
+                )
         if peft_config.hidden_size is None:
             raise ValueError("ReinConfig.hidden_size is not set and the model's configuration does not tell it.")
         if peft_config.num_prefix_tokens is None:
