@@ -44,7 +44,7 @@ from transformers.utils import logging as transformers_logging
 
 import rein_hf
 from rein_hf import ReinConfig, ViTPyramidConfig
-from rein_hf.backbone import resample_patch_embed, resample_position_embed
+from rein_hf.backbone import resample_state_dict
 from rein_hf.labels import CITYSCAPES_CLASSES
 from rein_hf.reference import (
     BACKBONE_NAMES,
@@ -121,7 +121,7 @@ def convert_from_reference(args: Arguments) -> None:
         loaded, loaded_vit = tensors_of(rein_hf.from_pretrained(stage / "adapter", backbone=source))
         raise_unequal(adapter, loaded)
         if backbone:
-            raise_unequal(resampled(vit_weights, image_size), loaded_vit)
+            raise_unequal(resample_state_dict(vit_weights, image_size, PATCH_SIZE), loaded_vit)
             move(source, named)
         move(stage / "adapter", output_dir)
     of_rein = {
@@ -330,15 +330,6 @@ def tensors_of(model: PeftModel) -> tuple[Tensors, Tensors]:
     adapter = get_peft_model_state_dict(model, save_embedding_layers=False)
     adapter = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in adapter.items()}
     return adapter, model.unload().model.pixel_level_module.encoder.vit.state_dict()
-
-
-def resampled(vit_weights: Tensors, image_size: int) -> Tensors:
-    """What a segmenter makes of a backbone's weights: patch 16, positions for its crops, no mask token."""
-    weights = {name: tensor for name, tensor in vit_weights.items() if not name.endswith("mask_token")}
-    kernel, positions = "embeddings.patch_embeddings.projection.weight", "embeddings.position_embeddings"
-    weights[kernel] = resample_patch_embed(weights[kernel], PATCH_SIZE)
-    weights[positions] = resample_position_embed(weights[positions], image_size // PATCH_SIZE)
-    return weights
 
 
 def raise_unequal(expected: Tensors, found: Tensors) -> None:

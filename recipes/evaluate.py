@@ -70,7 +70,7 @@ def write_report(results, domains: list[Domain], pictures, output_dir: Path) -> 
     """results.json and the pictures; returns what results.json holds, where null stands for nan."""
     output_dir.mkdir(parents=True, exist_ok=True)
     report = {}
-    names = model_names([path for path in next(iter(results.values()))])
+    names = model_names(list(next(iter(results.values()))))
     for domain in domains:
         for path, metrics in results[domain.name].items():
             for group, metric in metrics.items():

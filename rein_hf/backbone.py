@@ -27,6 +27,11 @@ SCALES = (4.0, 2.0, 1.0, 0.5)
 OUT_INDICES = {24: [8, 12, 16, 24]}
 
 
+def default_out_indices(depth: int) -> list[int]:
+    """The four blocks, counted from 1, that give the maps of a backbone of `depth` blocks."""
+    return OUT_INDICES.get(depth) or [depth * k // len(SCALES) for k in range(1, len(SCALES) + 1)]
+
+
 class ViTPyramidConfig(BackboneConfigMixin, PreTrainedConfig):
     r"""
     Configuration of a [`ViTPyramidBackbone`].
@@ -65,7 +70,7 @@ class ViTPyramidConfig(BackboneConfigMixin, PreTrainedConfig):
         depth = self.backbone_config.num_hidden_layers
         out_features, out_indices = kwargs.pop("out_features", None), kwargs.pop("out_indices", None)
         if out_indices is None:
-            out_indices = OUT_INDICES.get(depth) or [depth * k // len(SCALES) for k in range(1, len(SCALES) + 1)]
+            out_indices = default_out_indices(depth)
         if len(set(out_indices)) != len(SCALES) or not set(out_indices) <= set(range(1, depth + 1)):
             raise ValueError(
                 f"out_indices is {list(out_indices)}; expected {len(SCALES)} different blocks from 1 to {depth}."
@@ -188,6 +193,18 @@ def resample_position_embed(positions: torch.Tensor, side: int) -> torch.Tensor:
     return torch.cat([positions[:, :1], grid.flatten(2).transpose(1, 2).to(positions.dtype)], dim=1)
 
 
+def resample_state_dict(
+    state_dict: dict[str, torch.Tensor], image_size: int, patch_size: int
+) -> dict[str, torch.Tensor]:
+    """State dict of a `Dinov2Model`, resampled to an image and a patch size in pixels, without the mask token, which
+    belongs to pre-training."""
+    kernel, positions = "embeddings.patch_embeddings.projection.weight", "embeddings.position_embeddings"
+    weights = {name: tensor for name, tensor in state_dict.items() if name != "embeddings.mask_token"}
+    weights[kernel] = resample_patch_embed(weights[kernel], patch_size)
+    weights[positions] = resample_position_embed(weights[positions], image_size // patch_size)
+    return weights
+
+
 def load_vit(
     pretrained: str | os.PathLike, image_size: int, patch_size: int, **kwargs
 ) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
@@ -211,18 +228,10 @@ def load_vit(
     vit = AutoModel.from_pretrained(pretrained, **kwargs)
     if not isinstance(vit, Dinov2Model):
         raise ValueError(f"{pretrained} holds a {type(vit).__name__}; expected a Dinov2Model.")
-    state_dict = vit.state_dict()
-    for name, resample, size in (
-        ("embeddings.patch_embeddings.projection.weight", resample_patch_embed, patch_size),
-        ("embeddings.position_embeddings", resample_position_embed, image_size // patch_size),
-    ):
-        state_dict[name] = resample(state_dict[name], size)
-    # the mask token belongs to pre-training
-    state_dict.pop("embeddings.mask_token", None)
     config = vit.config
     config.update({"image_size": image_size, "patch_size": patch_size, "use_mask_token": False})
     config.update({"drop_path_rate": 0.0, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
-    return config, state_dict
+    return config, resample_state_dict(vit.state_dict(), image_size, patch_size)
 
 
 AutoConfig.register("vit_pyramid", ViTPyramidConfig)

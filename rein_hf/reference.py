@@ -17,7 +17,7 @@ from collections.abc import Iterable
 import torch
 from transformers import Dinov2Config
 
-from .backbone import OUT_INDICES
+from . import backbone
 
 
 Tensors = dict[str, torch.Tensor]
@@ -252,8 +252,8 @@ def head_sizes(tensors: Tensors) -> dict:
 
 
 def default_out_indices(depth: int) -> list[int]:
-    """The authors' four blocks, counted from 0: 7, 11, 15, 23 of 24, otherwise the quarters of the depth."""
-    return [block - 1 for block in OUT_INDICES.get(depth) or [depth * k // 4 for k in range(1, 5)]]
+    """The four blocks counted from 0, as the authors do: 7, 11, 15, 23 of 24, otherwise the quarters of the depth."""
+    return [block - 1 for block in backbone.default_out_indices(depth)]
 
 
 def differences(found: Tensors, expected: Tensors) -> list[str]:

@@ -14,11 +14,6 @@ from PIL import Image
 from .labels import IGNORE
 
 
-def resize(image: Image.Image, size: tuple[int, int], resample: Image.Resampling = Image.Resampling.BILINEAR):
-    """The image at `size` (width, height) in pixels, without antialiasing."""
-    return _sample(image, (image.width / size[0], image.height / size[1]), (0, 0), size, False, resample)
-
-
 @dataclass(frozen=True)
 class Augmentation:
     """

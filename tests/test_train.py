@@ -115,8 +115,7 @@ def test_baselines_train_the_head_alike(recipe, tmp_path, vit_folder, tuning, tr
     assert torch.equal(found, pretrained[name]) != trained
 
 
-def test_accumulation_sees_the_same_samples(recipe, tmp_path):
-    """Two images per step at once or one after the other; in float32 up to the normalisation of the mask loss."""
+def test_fewer_images_at_once_are_accumulated_to_the_same_batch(recipe):
     recipe_args, args = train.parse([str(recipe), "--per_device_train_batch_size", "1"])
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (1, 2)
     assert recipe_args.total_batch_size == 2

@@ -7,7 +7,13 @@ import pytest
 from PIL import Image
 
 from rein_hf import transforms
-from rein_hf.transforms import Augmentation, distort, resize
+from rein_hf.transforms import Augmentation, distort
+
+
+def resize(image: Image.Image, size: tuple[int, int], resample=Image.Resampling.BILINEAR) -> Image.Image:
+    """The whole image at `size`: a crop of everything, not mirrored."""
+    step = (image.width / size[0], image.height / size[1])
+    return transforms._sample(image, step, (0, 0), size, False, resample)
 
 
 def bilinear(pixels: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -12,8 +12,7 @@ One random generator paints a whole street, in a fixed order: a draw more or les
 """
 
 from .dataset import contact_sheet, write_dataset
-from .labels import PALETTE
 from .scenes import DOMAINS, paint
 
 
-__all__ = ["DOMAINS", "PALETTE", "contact_sheet", "paint", "write_dataset"]
+__all__ = ["DOMAINS", "contact_sheet", "paint", "write_dataset"]

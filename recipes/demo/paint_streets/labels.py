@@ -1,12 +1,8 @@
-"""The train ids of Cityscapes by name, and their colours."""
+"""The train ids of Cityscapes by name."""
 
-import numpy as np
-
-from rein_hf.labels import CITYSCAPES, IGNORE
+from rein_hf.labels import IGNORE
 
 
 ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, LIGHT, SIGN, VEGETATION, TERRAIN = range(10)
 SKY, PERSON, RIDER, CAR, TRUCK, BUS, TRAIN, MOTORCYCLE, BICYCLE = range(10, 19)
 VOID = IGNORE
-PALETTE = np.zeros((256, 3), np.uint8)  # colour of every id; void stays black
-PALETTE[: len(CITYSCAPES)] = list(CITYSCAPES.values())
