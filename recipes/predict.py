@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, HfArgumentParser
 
 import rein_hf
-from rein_hf.data import IMAGE_SUFFIXES
+from rein_hf.folders import IMAGE_SUFFIXES
 from rein_hf.inference import segment
 from rein_hf.labels import palette_of
 from rein_hf.pictures import overlay

@@ -1,37 +1,37 @@
-"""Images with a label per pixel, as `datasets.Dataset`: lazily decoded, ids mapped once, errors that name files.
+"""Images with a label per pixel, as `datasets.Dataset`: lazily decoded, ids looked up once, errors that name files.
 
-A folder of data holds
+A domain is described in one line, in a recipe or on a command line:
 
-    images/STEM.jpg (or .jpeg, .png)    labels/STEM.png, 8 bit, one channel, a class id per pixel
-    index.csv     optional: `stem`, `split` and, as a third column, a group (scene, sequence, ...)
-    classes.json  optional: `names` of the classes by id, `ignore_id`, and `train_id_to_class`: the class of each of
-                  Cityscapes' 19, for data of other classes. Without it ids are Cityscapes' train ids and 255.
+    [NAME=][LAYOUT:]PATH[@SPLIT][?OPTION=VALUE&...]
+
+    gta5:data/GTA5                                    a download of `rein_hf.layouts`, as it was packed
+    cityscapes:data/cityscapes@train?every=16         each 16th image of a split
+    acdc:data/acdc@val?size=native                    evaluated at its own size, not the protocol's
+    camvid=../shared/data/camvid@test                 a folder of your own, see `rein_hf.folders`
+    hub:user/dataset@train?image=photo&label=mask     a data set of the Hub or a folder of parquet files
 """
 
 from __future__ import annotations
 
-import csv
-import json
+import re
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import datasets
 import numpy as np
-from PIL import Image
 
-from .labels import CITYSCAPES, CITYSCAPES_CLASSES, IGNORE, palette_of
+from .folders import find_rows, read_classes
+from .hub_data import Stream, load_columns
+from .labels import CITYSCAPES, CITYSCAPES_CLASSES, palette_of
+from .layouts import LABEL_IDS, LAYOUTS, TRAIN_IDS
+from .reading import Reading, decode, make_dataset, single_channel
 
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-COLUMNS = datasets.Features(
-    {
-        "name": datasets.Value("string"),
-        "image": datasets.Image(decode=False),
-        "label": datasets.Image(decode=False),
-        "domain": datasets.Value("string"),
-    }
+SPEC = re.compile(
+    r"(?:(?P<name>[\w.+-]+)=)?(?:(?P<layout>\w{2,}):)?(?P<path>[^?]+?)(?:@(?P<split>[\w.+-]+))?(?:\?(?P<options>.*))?"
 )
 
 
@@ -42,17 +42,23 @@ class Domain:
 
     Args:
         name (`str`): e.g. "camvid".
-        dataset (`datasets.Dataset`): columns `name`, `image` (RGB), `label` (L: class ids, 255 where there is none; of
-            the image's size) and `domain`: the name, followed by "/" and the group if there is one.
+        dataset (`datasets.Dataset` or [`~rein_hf.hub_data.Stream`]): columns `name`, `image` (RGB), `label` (L: class
+            ids, 255 where there is none; of the image's size; `None` where labels are not public) and `domain`: the
+            name, followed by "/" and the group if there is one.
         classes (`tuple[str, ...]`): name of each class of the labels, by id.
         class_of_train_id (`tuple[int, ...]`, *optional*): for data of other classes than Cityscapes, the class that a
             prediction of each train id means.
+        size (`(int, int)`, *optional*): width and height that images are fitted into for evaluation; their own size by
+            default. Labels keep theirs.
+        scored (`tuple[str, ...]`, *optional*): the classes that count in the mean; all of them by default.
     """
 
     name: str
-    dataset: datasets.Dataset
+    dataset: datasets.Dataset | Stream
     classes: tuple[str, ...] = CITYSCAPES_CLASSES
     class_of_train_id: tuple[int, ...] | None = None
+    size: tuple[int, int] | None = None
+    scored: tuple[str, ...] | None = None
 
     def predictions(self, labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
         """Ids (H, W) predicted by a model of `classes`, those of this domain or Cityscapes', as this domain's ids.
@@ -81,7 +87,14 @@ class Domain:
 
 
 def load_domain(spec: str) -> Domain:
-    """A domain by its description on a command line or in a recipe: `[NAME=]FOLDER[@SPLIT]`.
+    """A domain by its description, as at the top of this file.
+
+    Options: `every=N` takes each N-th image in the order of names, `exclude=NAME,NAME` leaves images out, `size=WxH`
+    (or `native`) replaces the size at which the layout is evaluated; `hub:` takes the arguments of [`load_hub`].
+
+    Raises:
+        ValueError: the description is not of that form; it names an unknown layout or option.
+        FileNotFoundError, ValueError: as for the loader of its kind.
 
     Example:
 
@@ -89,13 +102,87 @@ def load_domain(spec: str) -> Domain:
     load_domain("camvid=../shared/data/camvid@test").dataset[0]["image"]
     ```
     """
-    name, _, path = spec.rpartition("=")
-    path, _, split = path.partition("@")
-    return load_folder(path, split=split or None, name=name or None)
+    match = SPEC.fullmatch(spec)
+    if not match:
+        raise ValueError(f"Domain {spec!r} is not of the form [NAME=][LAYOUT:]PATH[@SPLIT][?OPTION=VALUE&...].")
+    layout, path, split, name = (match[part] for part in ("layout", "path", "split", "name"))
+    options = {}
+    for part in (match["options"] or "").split("&") if match["options"] is not None else ():
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise ValueError(f"Domain {spec!r} has the option {part!r}; expected OPTION=VALUE.")
+        options[key] = value
+    every, exclude, size = (options.pop(key, None) for key in ("every", "exclude", "size"))
+    if every and not (every.isdigit() and int(every)):
+        raise ValueError(f"Domain {spec!r}: every is {every!r}; expected a number of at least 1.")
+    if size and not re.fullmatch(r"native|\d+x\d+", size):
+        raise ValueError(f"Domain {spec!r}: size is {size!r}; expected WIDTHxHEIGHT in pixels, or native.")
+    known = HUB_OPTIONS if layout == "hub" else ()
+    if unknown := options.keys() - set(known):
+        raise ValueError(
+            f"Domain {spec!r} has the unknown option(s) {sorted(unknown)}; known here: "
+            f"{', '.join(('every', 'exclude', 'size', *known))}."
+        )
+    if layout == "hub":
+        streaming = options.pop("streaming", "false")
+        if streaming not in ("true", "false"):
+            raise ValueError(f"Domain {spec!r}: streaming is {streaming!r}; expected true or false.")
+        domain = load_hub(path, split or "train", name, streaming=streaming == "true", **options)
+    elif layout is None or layout == "folder":
+        domain = load_folder(path, split, name)
+    elif layout in LAYOUTS:
+        domain = load_layout(layout, path, split, name)
+    else:
+        raise ValueError(f"Domain {spec!r}: unknown layout {layout!r}; expected one of {', '.join(LAYOUTS)}, hub.")
+    if isinstance(domain.dataset, Stream) and (every or exclude):
+        raise ValueError(f"Domain {spec!r} is streamed; every and exclude need streaming=false.")
+    if exclude:
+        names = domain.dataset.with_format(None)["name"]
+        if lacking := set(exclude.split(",")) - set(names):
+            raise ValueError(f"Domain {spec!r} excludes {sorted(lacking)}, which are no images of it.")
+        kept = [index for index, name in enumerate(names) if name not in exclude.split(",")]
+        domain = replace(domain, dataset=domain.dataset.select(kept))
+    if every:
+        names = domain.dataset.with_format(None)["name"]
+        kept = sorted(range(len(names)), key=names.__getitem__)[:: int(every)]
+        domain = replace(domain, dataset=domain.dataset.select(kept))
+    if size:
+        domain = replace(domain, size=None if size == "native" else tuple(map(int, size.split("x"))))
+    return domain
+
+
+def load_layout(layout: str, root: str | Path, split: str | None = None, name: str | None = None) -> Domain:
+    """A data set as its owners pack it.
+
+    Args:
+        layout (`str`): key of [`rein_hf.layouts.LAYOUTS`].
+        root: folder into which the downloads were unpacked.
+        split (`str`, *optional*): one of the layout's, or several joined with "+"; needed where it has splits.
+        name (`str`, *optional*): name of the domain, the layout's by default.
+
+    Raises:
+        FileNotFoundError: files are missing.
+        ValueError: the split is unknown. Reading an item raises it as well: a file is no image, a label is not of its
+            image's size, of another kind or holds an id that the data set does not have.
+    """
+    root, entry, name = Path(root), LAYOUTS[layout], name or layout
+    rows = entry.find(root, split)
+    expected = sum(entry.splits[part] for part in ([""] if "" in entry.splits else split.split("+")))
+    if len(rows) < expected:
+        warnings.warn(f"{root} holds {len(rows)} of the {expected} images of {layout} {split or ''}.", stacklevel=2)
+    reading = entry.reading if isinstance(entry.reading, Reading) else entry.reading(root)
+    return Domain(
+        name,
+        make_dataset(rows, name, reading, halved=entry.halved),
+        classes=entry.classes,
+        class_of_train_id=entry.class_of_train_id,
+        size=entry.size,
+        scored=entry.scored,
+    )
 
 
 def load_folder(root: str | Path, split: str | None = None, name: str | None = None) -> Domain:
-    """A folder of the layout above.
+    """A folder of your own, in the layout of `rein_hf.folders`.
 
     Args:
         root: the folder.
@@ -104,105 +191,47 @@ def load_folder(root: str | Path, split: str | None = None, name: str | None = N
 
     Raises:
         FileNotFoundError: the folder, its images or the label of an image is missing.
-        ValueError: index.csv or classes.json is not as described; no image is in the split. Reading an item raises it
-            as well: a file is no image, a label is not of its image's size, of one channel or holds an unknown id.
+        ValueError: index.csv or classes.json is not as described; no image is in the split; as for [`load_layout`].
     """
     root = Path(root)
     name = name or root.name
-    images = {path.stem: path for path in sorted((root / "images").glob("*")) if path.suffix.lower() in IMAGE_SUFFIXES}
-    if not images:
-        raise FileNotFoundError(f"{root / 'images'} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
-    rows = _read_index(root / "index.csv", split, list(images))
-    missing = [stem for stem, _ in rows if stem not in images]
-    if missing:
-        raise FileNotFoundError(f"{root / 'index.csv'} lists {len(missing)} missing image(s): {missing[:5]}.")
-    labels = {stem: root / "labels" / f"{stem}.png" for stem, _ in rows}
-    missing = [str(path) for path in labels.values() if not path.is_file()]
-    if missing:
-        raise FileNotFoundError(f"{len(missing)} of {len(rows)} images have no label: {missing[:5]} missing.")
-    classes, table, class_of_train_id = _read_classes(root / "classes.json")
-    dataset = datasets.Dataset.from_dict(
-        {
-            "name": [stem for stem, _ in rows],
-            "image": [str(images[stem]) for stem, _ in rows],
-            "label": [str(labels[stem]) for stem, _ in rows],
-            "domain": [f"{name}/{group}" if group else name for _, group in rows],
-        },
-        features=COLUMNS,
-    )
-    return Domain(name, dataset.with_transform(partial(_decode, table=table)), classes, class_of_train_id)
+    rows = find_rows(root, split)
+    classes, reading, class_of_train_id = read_classes(root)
+    return Domain(name, make_dataset(rows, name, reading), classes, class_of_train_id)
 
 
-def _read_index(path: Path, split: str | None, stems: list[str]) -> list[tuple[str, str]]:
-    """(stem, group) of the images in a split."""
-    if not path.is_file():
-        if split:
-            raise FileNotFoundError(f"{path} is missing; it is needed to choose the split {split!r}.")
-        return [(stem, "") for stem in stems]
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        if columns[:2] != ["stem", "split"]:
-            raise ValueError(f"{path} begins with columns {columns}; expected stem, split and, if any, a group.")
-        rows = list(reader)
-    splits = sorted({row["split"] for row in rows})
-    chosen = [row for row in rows if split in (None, row["split"])]
-    if not chosen:
-        raise ValueError(f"{path} has no split {split!r}; found {splits}.")
-    group = columns[2] if len(columns) > 2 else None
-    return [(row["stem"], row[group] if group else "") for row in chosen]
+# Ids that labels of a data set of the Hub can hold: train ids, or Cityscapes' own.
+HUB_IDS = {"train_ids": TRAIN_IDS, "label_ids": LABEL_IDS}
+HUB_OPTIONS = ("image", "label", "ids", "config", "streaming")
 
 
-def _read_classes(path: Path) -> tuple[tuple[str, ...], np.ndarray, tuple[int, ...] | None]:
-    """Class names, table (256,) from ids in the file to class ids with -1 for unknown ids, classes of train ids."""
-    spec = json.loads(path.read_text()) if path.is_file() else {"names": list(CITYSCAPES_CLASSES), "ignore_id": IGNORE}
-    missing = {"names", "ignore_id"} - spec.keys()
-    if missing:
-        raise ValueError(f"{path} lacks {sorted(missing)}.")
-    names = tuple(spec["names"])
-    table = np.full(256, -1, np.int16)
-    table[: len(names)] = np.arange(len(names))
-    table[[spec["ignore_id"], IGNORE]] = IGNORE
-    class_of_train_id = spec.get("train_id_to_class")
-    if class_of_train_id is not None:
-        if len(class_of_train_id) != len(CITYSCAPES_CLASSES) or not set(class_of_train_id) <= set(range(len(names))):
-            raise ValueError(
-                f"{path}: train_id_to_class is {class_of_train_id}; expected one of the {len(names)} classes for each "
-                f"of the {len(CITYSCAPES_CLASSES)} classes of Cityscapes."
-            )
-        class_of_train_id = None if names == CITYSCAPES_CLASSES else tuple(class_of_train_id)
-    return names, table, class_of_train_id
+def load_hub(
+    path: str,
+    split: str = "train",
+    name: str | None = None,
+    image: str = "image",
+    label: str = "label",
+    ids: str = "train_ids",
+    config: str | None = None,
+    streaming: bool = False,
+) -> Domain:
+    """A data set of the Hub, or a local folder of parquet files, with an image and a label column.
 
+    Args:
+        path (`str`): Hub id or folder.
+        split (`str`): e.g. "train".
+        name (`str`, *optional*): name of the domain, the last part of the path by default.
+        image, label (`str`): names of the columns.
+        ids (`str`): what labels hold, "train_ids" or "label_ids" (of Cityscapes).
+        config (`str`, *optional*): configuration of the data set.
+        streaming (`bool`): read it as it comes instead of downloading it first.
 
-def _decode(batch: dict[str, list], table: np.ndarray) -> dict[str, list]:
-    """The transform of a dataset: opens its files and applies the table of ids."""
-    batch = dict(batch)
-    if "image" in batch:
-        batch["image"] = [_open(file["path"]).convert("RGB") for file in batch["image"]]
-    if "label" in batch:
-        paths = [file["path"] for file in batch["label"]]
-        sizes = [image.size for image in batch["image"]] if "image" in batch else [None] * len(paths)
-        batch["label"] = [_read_label(path, table, size) for path, size in zip(paths, sizes, strict=True)]
-    return batch
-
-
-def _open(path: str) -> Image.Image:
-    try:
-        image = Image.open(path)
-        image.load()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}.") from error
-    return image
-
-
-def _read_label(path: str, table: np.ndarray, size: tuple[int, int] | None) -> Image.Image:
-    label = _open(path)
-    if label.mode not in ("L", "P"):
-        raise ValueError(f"{path} is of mode {label.mode}; expected one channel of 8 bits (L or P).")
-    if size is not None and label.size != size:
-        raise ValueError(f"{path} is {label.size[0]}x{label.size[1]} pixels; its image is {size[0]}x{size[1]}.")
-    ids = table[np.asarray(label)]
-    if ids.min() < 0:
-        unknown = np.unique(np.asarray(label)[ids < 0]).tolist()
-        raise ValueError(f"{path} holds the class ids {unknown}, which the table of its data set does not know.")
-    return Image.fromarray(ids.astype(np.uint8))
+    Raises:
+        ValueError: a column is missing; `ids` is unknown; reading an item as for [`load_layout`].
+    """
+    if ids not in HUB_IDS:
+        raise ValueError(f"{path}: ids is {ids!r}; expected one of {', '.join(HUB_IDS)}.")
+    name = name or Path(path).name
+    dataset = load_columns(path, split, name, image, label, config, streaming)
+    transform = partial(decode, reading=Reading(single_channel, HUB_IDS[ids]))
+    return Domain(name, Stream(dataset, transform) if streaming else dataset.with_transform(transform))

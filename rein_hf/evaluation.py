@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from accelerate import Accelerator
 from PIL import Image
@@ -9,6 +12,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .data import Domain
+from .hub_data import Stream
 from .inference import segment
 from .metrics import MeanIoU
 
@@ -21,6 +25,7 @@ def evaluate_domain(
     crop: int | None = None,
     stride: int | None = None,
     limit: int | None = None,
+    alter: Callable[[Image.Image, str], Image.Image] | None = None,
 ) -> dict[str, MeanIoU]:
     """The confusion matrices of a domain, summed over all processes.
 
@@ -28,20 +33,32 @@ def evaluate_domain(
         model, processor, crop, stride: as for [`segment`].
         domain ([`Domain`]): its images are split between the processes.
         accelerator: of the run; its mixed precision applies.
-        limit (`int`, *optional*): evaluate this many images, evenly spread.
+        limit (`int`, *optional*): evaluate this many images, evenly spread; the first ones of a stream.
+        alter: function of an image and its name that returns the image to evaluate on, e.g. a corrupted one.
 
     Returns:
         A metric for the domain by its name and, if its images have groups, one for each by "name/group".
+
+    Raises:
+        ValueError: the labels are not public; the model has other classes; a file is not as it should be.
     """
-    indices = spread(len(domain.dataset), limit or len(domain.dataset))
-    groups = domain.dataset.with_format(None)["domain"]
-    names = [domain.name, *sorted({groups[index] for index in indices} - {domain.name})]
-    metrics = {name: MeanIoU(domain.classes) for name in names}
-    mine = indices[accelerator.process_index :: accelerator.num_processes]
-    for index in tqdm(mine, desc=domain.name, leave=False, disable=not accelerator.is_main_process):
-        sample = domain.dataset[index]
+    if isinstance(domain.dataset, Stream):
+        groups, total = set(), None
+        mine = domain.dataset.share(accelerator.process_index, accelerator.num_processes, limit)
+    else:
+        columns = domain.dataset.with_format(None)
+        indices = spread(len(columns), limit or len(columns))
+        groups = {columns[index]["domain"] for index in indices}
+        chosen = indices[accelerator.process_index :: accelerator.num_processes]
+        mine, total = map(domain.dataset.__getitem__, chosen), len(chosen)
+    names = [domain.name, *sorted(groups - {domain.name})]
+    metrics = {name: MeanIoU(domain.classes, scored=domain.scored) for name in names}
+    for sample in tqdm(mine, domain.name, total, leave=False, disable=not accelerator.is_main_process):
+        if sample["label"] is None:
+            raise ValueError(f"{domain.name}: the label of {sample['name']} is not public. See recipes/submit.py.")
+        image = sample["image"] if alter is None else alter(sample["image"], sample["name"])
         with accelerator.autocast():
-            prediction = predict(model, processor, domain, sample["image"], crop, stride)
+            prediction = predict(model, processor, domain, image, crop, stride)
         for name in {domain.name, sample["domain"]}:
             metrics[name].add(prediction=prediction, reference=sample["label"])
     for metric in metrics.values():
@@ -57,10 +74,18 @@ def predict(
     crop: int | None = None,
     stride: int | None = None,
 ) -> np.ndarray:
-    """What [`segment`] finds, in the classes of a domain. A model of others is refused by [`Domain.predictions`]."""
+    """What [`segment`] finds at the size at which a domain is evaluated, in its classes. A model of others is refused
+    by [`Domain.predictions`]."""
     names = model.config.id2label
-    label = segment(model, processor, image, crop, stride)
+    label = segment(model, processor, image, crop, stride, domain.size)
     return domain.predictions(label, classes=[names[index] for index in range(len(names))])
+
+
+def examples(domain: Domain, count: int) -> list[dict[str, Any]]:
+    """`count` samples of a domain, evenly spread; the first ones of a stream."""
+    if isinstance(domain.dataset, Stream):
+        return list(domain.dataset.share(0, 1, count))
+    return [domain.dataset[index] for index in spread(len(domain.dataset), count)]
 
 
 def spread(length: int, count: int) -> list[int]:

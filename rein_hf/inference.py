@@ -11,6 +11,8 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from .transforms import fit
+
 
 # Windows that go through the model together; bounds the memory that a large image takes.
 WINDOWS_AT_ONCE = 8
@@ -85,7 +87,12 @@ def predict_labels(scores: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def segment(
-    model: nn.Module, processor, image: Image.Image, crop: int | None = None, stride: int | None = None
+    model: nn.Module,
+    processor,
+    image: Image.Image,
+    crop: int | None = None,
+    stride: int | None = None,
+    size: tuple[int, int] | None = None,
 ) -> np.ndarray:
     """The class of every pixel of a photo.
 
@@ -94,11 +101,14 @@ def segment(
         processor: its image processor.
         image (`PIL.Image.Image`): of any size.
         crop, stride: as for [`slide_inference`].
+        size (`(int, int)`, *optional*): width and height that the image is fitted into before the model sees it; its
+            own size by default.
 
     Returns:
-        `np.ndarray` of shape `(H, W)`, uint8 class ids.
+        `np.ndarray` of shape `(H, W)`, uint8 class ids, of the image's own size.
     """
-    pixel_values = processor(image.convert("RGB"), return_tensors="pt")["pixel_values"].to(model.device)
+    seen = image.convert("RGB") if size is None else fit(image.convert("RGB"), size)
+    pixel_values = processor(seen, return_tensors="pt")["pixel_values"].to(model.device)
     scores = slide_inference(model, pixel_values, crop, stride)
     return predict_labels(scores, (image.height, image.width))[0].cpu().numpy()
 

@@ -1,7 +1,15 @@
-"""The 19 classes of Cityscapes: names and colours, by train id."""
+"""Classes and ids: the 19 of Cityscapes, and what the label files of other data sets mean in them.
+
+A table says for each id in a file which class it is: (256,) int16, 255 for pixels that do not count and -1 for an id
+that the data set does not have.
+"""
+
+from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+import numpy as np
 
 
 IGNORE = 255
@@ -29,6 +37,73 @@ CITYSCAPES: dict[str, tuple[int, int, int]] = {
     "bicycle": (119, 11, 32),
 }
 CITYSCAPES_CLASSES = tuple(CITYSCAPES)
+
+
+# The classes that SYNTHIA has, and the 13 of them that are compared where thin ones are left out.
+SUBSETS: dict[str, tuple[str, ...]] = {
+    "synthia16": tuple(name for name in CITYSCAPES if name not in ("terrain", "truck", "train")),
+    "synthia13": tuple(
+        name for name in CITYSCAPES if name not in ("terrain", "truck", "train", "wall", "fence", "pole")
+    ),
+}
+
+# Id in the files of Cityscapes and GTA5 -> train id. What a server of a benchmark expects is the other way round.
+CITYSCAPES_IDS = dict(
+    zip((7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33), range(19), strict=True)
+)
+
+SYNTHIA_IDS = {
+    **{3: 0, 4: 1, 2: 2, 21: 3, 5: 4, 7: 5, 15: 6, 9: 7, 6: 8, 16: 9, 1: 10, 10: 11, 17: 12, 8: 13, 18: 14},
+    **{19: 15, 20: 16, 12: 17, 11: 18},
+}
+
+# Mapillary Vistas v1.2: the end of a class's name -> class of Cityscapes, where the names differ.
+MAPILLARY_NAMES = {
+    "traffic-sign--front": "traffic sign",
+    "traffic-sign--back": "traffic sign",
+    "traffic-sign-frame": "traffic sign",
+    "traffic-light": "traffic light",
+    "on-rails": "train",
+    "bicyclist": "rider",
+    "motorcyclist": "rider",
+    "other-rider": "rider",
+    "utility-pole": "pole",
+    "street-light": "pole",
+    "curb": "sidewalk",
+    "pedestrian-area": "sidewalk",
+    "crosswalk-plain": "road",
+    "parking": "road",
+    "bike-lane": "road",
+    "service-lane": "road",
+    "marking--general": "road",
+    "marking--crosswalk-zebra": "road",
+}
+
+# CamVid's 11 classes and, of its 32 kinds of objects, those that make up each; the others do not count.
+CAMVID: dict[str, tuple[str, ...]] = {
+    "sky": ("Sky",),
+    "building": ("Building", "Wall", "Tunnel", "Archway", "Bridge"),
+    "pole": ("Column_Pole", "TrafficCone"),
+    "road": ("Road", "LaneMkgsDriv", "LaneMkgsNonDriv"),
+    "pavement": ("Sidewalk", "ParkingBlock", "RoadShoulder"),
+    "tree": ("Tree", "VegetationMisc"),
+    "sign": ("SignSymbol", "Misc_Text", "TrafficLight"),
+    "fence": ("Fence",),
+    "car": ("Car", "SUVPickupTruck", "Truck_Bus", "Train", "OtherMoving"),
+    "pedestrian": ("Pedestrian", "Child", "CartLuggagePram", "Animal"),
+    "bicyclist": ("Bicyclist", "MotorcycleScooter"),
+}
+CAMVID_CLASSES = tuple(CAMVID)
+# The class of CamVid that each class of Cityscapes is there, by train id.
+CAMVID_OF_TRAIN_ID = (3, 4, 1, 1, 7, 2, 6, 6, 5, 5, 0, 9, 10, 8, 8, 8, 8, 10, 10)
+
+
+def id_table(class_of_id: Mapping[int, int], known: Iterable[int] = ()) -> np.ndarray:
+    """A table, (256,) int16: the ids named get their class, others that are `known` do not count, the rest is -1."""
+    table = np.full(256, -1, np.int16)
+    table[list(known)] = IGNORE
+    table[list(class_of_id)] = list(class_of_id.values())
+    return table
 
 
 def palette_of(classes: Iterable[str]) -> list[tuple[int, int, int]]:

@@ -19,6 +19,8 @@ class MeanIoU:
     Args:
         classes (`Sequence[str]`): names of the K classes, by id.
         ignore_index (`int`): label of pixels that do not count.
+        scored (`Sequence[str]`, *optional*): the classes whose IoU makes the mean, where a data set does not have all
+            of them; pixels predicted as others are wrong nevertheless. All by default.
 
     A class that is neither in a label nor in a prediction has no IoU (nan) and no part in the mean.
 
@@ -35,9 +37,12 @@ class MeanIoU:
     ```
     """
 
-    def __init__(self, classes: Sequence[str], ignore_index: int = 255):
+    def __init__(self, classes: Sequence[str], ignore_index: int = 255, scored: Sequence[str] | None = None):
         self.classes = list(classes)
         self.ignore_index = ignore_index
+        self.scored = self.classes if scored is None else list(scored)
+        if unknown := set(self.scored) - set(self.classes):
+            raise ValueError(f"scored names {sorted(unknown)}; expected some of the classes {self.classes}.")
         self.confusion = np.zeros((len(self.classes), len(self.classes)), dtype=np.int64)
 
     def add(self, *, prediction: np.ndarray | torch.Tensor, reference: np.ndarray | torch.Tensor) -> None:
@@ -82,8 +87,9 @@ class MeanIoU:
         with np.errstate(invalid="ignore"):
             iou = true_positives / union
             accuracy = true_positives.sum() / self.confusion.sum()
+        in_mean = iou[[self.classes.index(name) for name in self.scored]]
         return {
-            "mean_iou": float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan"),
+            "mean_iou": float(np.nanmean(in_mean)) if np.isfinite(in_mean).any() else float("nan"),
             "overall_accuracy": float(accuracy),
             "per_class_iou": dict(zip(self.classes, iou.tolist(), strict=True)),
         }

@@ -13,29 +13,52 @@ from PIL import Image
 from torch.utils.data import ConcatDataset
 from transformers.image_utils import SizeDict
 
+from .hub_data import ShuffledStream, Stream
+
 
 class TrainingSamples(torch.utils.data.Dataset):
     """
-    All samples of a training run in the order in which it sees them: every epoch in a new random order, every sample
-    augmented anew. Sample k depends on the seed and on k alone, so a run that resumes at k, or that splits its batches
-    between processes, sees what an uninterrupted single process sees. To be read in order, without shuffling.
+    All samples of a training run in the order in which it sees them, without an end to the sources: every epoch of a
+    source in a new random order, every sample augmented anew. Sample k depends on the seed and on k alone, so a run
+    that resumes at k, or that splits its batches between processes, sees what an uninterrupted single process sees. To
+    be read in order, without shuffling.
 
     Args:
-        sources (`Sequence[datasets.Dataset]`): from [`load_folder`].
+        sources (`Sequence[datasets.Dataset | Stream]`): of [`rein_hf.data.Domain`]s, labelled.
         length (`int`): samples of the run, iterations times total batch size.
         augment: function of (image, label, generator) that returns image and label.
         seed (`int`): of order and augmentation.
+        weights (`Sequence[float]`, *optional*): share of the samples that each source has. By default the sources are
+            one pool, each image of which is seen once an epoch. Needed where one of several sources is streamed.
+
+    Raises:
+        ValueError: weights are not one positive number for each source, or are needed.
     """
 
     def __init__(
         self,
-        sources: Sequence[datasets.Dataset],
+        sources: Sequence[datasets.Dataset | Stream],
         length: int,
         augment: Callable[..., tuple[Image.Image, Image.Image]],
         seed: int = 0,
+        weights: Sequence[float] | None = None,
     ):
-        self.source = ConcatDataset(list(sources))
+        streamed = any(isinstance(source, Stream) for source in sources)
+        if streamed and weights is None:
+            if len(sources) > 1:
+                raise ValueError("A streamed source has no size to share the samples by; expected weights.")
+            weights = [1.0]
+        if weights is not None and (len(weights) != len(sources) or not all(weight > 0 for weight in weights)):
+            raise ValueError(f"weights are {weights}; expected a positive number for each of {len(sources)} sources.")
+        self.sources = [source.shuffled(seed) if isinstance(source, Stream) else source for source in sources]
         self.length, self.augment, self.seed = length, augment, seed
+        self.pool = None if weights else ConcatDataset(self.sources)
+        if weights is not None:
+            shares = np.cumsum(weights) / np.sum(weights)
+            self.choices = np.searchsorted(shares, np.random.default_rng([seed, 2]).random(length), side="right")
+            self.positions = np.zeros(length, np.int64)
+            for index in range(len(sources)):
+                self.positions[self.choices == index] = np.arange((self.choices == index).sum())
 
     def __len__(self) -> int:
         return self.length
@@ -44,8 +67,15 @@ class TrainingSamples(torch.utils.data.Dataset):
         """`name`, `domain`, and the augmented `image` and `label`."""
         if not 0 <= k < self.length:
             raise IndexError(f"sample {k} of a run of {self.length}.")
-        epoch, position = divmod(k, len(self.source))
-        sample = self.source[int(_order(self.seed, epoch, len(self.source))[position])]
+        source, position, order = (
+            (self.pool, k, 0)
+            if self.pool is not None
+            else (self.sources[self.choices[k]], int(self.positions[k]), int(self.choices[k]))
+        )
+        if not isinstance(source, ShuffledStream):
+            epoch, position = divmod(position, len(source))
+            position = int(_order(self.seed, order, epoch, len(source))[position])
+        sample = source[position]
         image, label = self.augment(sample["image"], sample["label"], np.random.default_rng([self.seed, 1, k]))
         return {**sample, "image": image, "label": label}
 
@@ -83,6 +113,6 @@ class Collator:
         return {key: batch[key] for key in ("pixel_values", "mask_labels", "class_labels")}
 
 
-@lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, length: int) -> np.ndarray:
-    return np.random.default_rng([seed, 0, epoch]).permutation(length)
+@lru_cache(maxsize=16)
+def _order(seed: int, source: int, epoch: int, length: int) -> np.ndarray:
+    return np.random.default_rng([seed, 0, epoch, source]).permutation(length)

@@ -81,6 +81,17 @@ class Augmentation:
         return bool(counts.max() < self.max_class_share * counts.sum())
 
 
+def fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """An RGB image resized to fit into a width and a height, keeping its ratio: the long side into the longer of the
+    two, the short side into the shorter, as in the authors' evaluation."""
+    factor = min(max(size) / max(image.size), min(size) / min(image.size))
+    scaled = tuple(max(1, int(side * factor + 0.5)) for side in image.size)
+    if scaled == image.size:
+        return image
+    step = (image.width / scaled[0], image.height / scaled[1])
+    return _sample(image, step, (0, 0), scaled, False, Image.Resampling.BILINEAR)
+
+
 def distort(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Brightness +-32, contrast and saturation 0.5 to 1.5, hue +-18 of 180, each with probability one half; contrast
     comes before or after the two steps in HSV."""

@@ -54,7 +54,7 @@ def test_label_of_another_size(folder):
 
 def test_label_id_outside_the_table(folder):
     Image.fromarray(np.full((12, 16), 33, np.uint8)).save(folder / "labels" / "0.png")
-    with pytest.raises(ValueError, match=r"labels/0.png holds the class ids \[33\], which the table .* does not know"):
+    with pytest.raises(ValueError, match=r"labels/0.png holds the ids \[33\], which the table .* does not know"):
         load_folder(folder).dataset[0]
 
 

@@ -135,7 +135,7 @@ def test_two_models_side_by_side_on_two_domains(rein_model, adapter, data, tmp_p
     perturb(rein_model, seed=5)
     other = save(rein_model, tmp_path / "others" / "rein")
     out = tmp_path / "out"
-    domains = [f"seen={data}@train", f"unseen/night={data}@test"]
+    domains = [f"seen={data}@train", f"unseen-night={data}@test"]
     report = run("--models", adapter, other, "--domains", *domains, "--output_dir", str(out), "--sheet_rows", "2")
     assert strict(out / "results.json") == report and list(report) == [adapter, other]
     assert report[adapter]["seen"]["confusion"] != report[other]["seen"]["confusion"]
@@ -144,10 +144,10 @@ def test_two_models_side_by_side_on_two_domains(rein_model, adapter, data, tmp_p
         *(
             f"confusion_{model}_rein_{domain}.png"
             for model in ("runs", "others")
-            for domain in ("seen", "unseen_night")
+            for domain in ("seen", "unseen-night")
         ),
         "iou_seen.png",
-        "iou_unseen_night.png",
+        "iou_unseen-night.png",
         "contact_sheet.png",
     }
     with Image.open(out / "contact_sheet.png") as sheet:
