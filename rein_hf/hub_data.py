@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import datasets
+import numpy as np
 
 
 # Samples that a stream mixes before it gives one away.
@@ -64,8 +65,10 @@ class Stream:
 
 class ShuffledStream:
     """
-    A stream without an end, every epoch shuffled anew in a buffer, read by position. It is made for positions that
-    grow: samples between two of them are read and not decoded; a smaller one begins the stream again.
+    A stream without an end, every epoch mixed anew in a buffer, read by position. It is made for positions that grow:
+    samples between two of them are read and not decoded; a smaller one begins the stream again. Files are read in
+    their order. (`IterableDataset.shuffle` of datasets 5.2 reads them in threads that wait for each other for ever
+    when an iteration is given up.)
     """
 
     def __init__(self, stream: Stream, seed: int):
@@ -82,9 +85,11 @@ class ShuffledStream:
 
     def _endless(self) -> Iterator[dict[str, Any]]:
         for epoch in itertools.count():
-            seen = 0
-            for row in self.stream.dataset.shuffle(seed=self.seed + epoch, buffer_size=SHUFFLE_BUFFER):
-                seen += 1
-                yield row
-            if not seen:
+            rng, buffer = np.random.default_rng([self.seed, 3, epoch]), []
+            for row in self.stream.dataset:
+                buffer.append(row)
+                if len(buffer) > SHUFFLE_BUFFER:
+                    yield buffer.pop(int(rng.integers(len(buffer))))
+            if not buffer:
                 raise ValueError("A streamed data set holds no sample.")
+            yield from (buffer[place] for place in rng.permutation(len(buffer)))

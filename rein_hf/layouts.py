@@ -139,7 +139,7 @@ def mapillary_reading(root: Path) -> Reading:
     lacking = [name for index, name in enumerate(CITYSCAPES_CLASSES) if index not in found.values()]
     if lacking or len(names) > 256:
         raise ValueError(
-            f"{file}: none of the {len(names)} classes is {', '.join(lacking)}; expected those of Mapillary Vistas v1.2."
+            f"{file}: none of the {len(names)} classes is {', '.join(lacking)}; expected Mapillary Vistas v1.2."
         )
     return Reading(single_channel, id_table(found, known=range(len(names))))
 

@@ -308,3 +308,24 @@ def test_augmented_samples_make_batches(sources):
     for masks, classes in zip(found["mask_labels"], found["class_labels"], strict=True):
         assert masks.shape[1:] == (32, 32) and masks.unique().tolist() in ([0, 1], [1])
         assert (classes.diff() > 0).all() and (masks.sum(0) <= 1).all()
+
+
+def test_weights_share_the_samples_of_a_mixture(sources):
+    """Each source by its weight, in epochs of its own; the shares of a prefix of the run are those of the run."""
+    samples = TrainingSamples(sources, 4000, noisy, seed=1, weights=[3, 1])
+    names = [sources[samples.choices[k]].with_format(None)["name"][0][0] for k in range(4000)]
+    assert names.count("x") / 4000 == pytest.approx(0.75, abs=0.02)
+    found = [name for name, _ in seen(samples, range(200))]
+    for source, size in (("x", 4), ("y", 7)):
+        own = [name for name in found if name.startswith(source)]
+        epochs = [own[start : start + size] for start in range(0, len(own) - size + 1, size)]
+        assert len(epochs) > 4 and all(len(set(epoch)) == size for epoch in epochs)
+        assert len({tuple(epoch) for epoch in epochs}) > 1
+    longer = TrainingSamples(sources, 8000, noisy, seed=1, weights=[0.75, 0.25])
+    assert seen(longer, range(50, 80)) == seen(samples, range(50, 80))
+
+
+@pytest.mark.parametrize("weights", [[1], [1, 0], [1, -1], [1, 2, 3]])
+def test_wrong_weights(sources, weights):
+    with pytest.raises(ValueError, match=r"weights are \[.*\]; expected a positive number for each of 2 sources"):
+        TrainingSamples(sources, 10, noisy, weights=weights)

@@ -348,7 +348,7 @@ def test_mistakes_in_a_description(text, message, tmp_path):
             "mapillary",
             "config.json",
             '{"labels": [{"name": "a--road"}]}',
-            "none of the 1 classes is .*of Mapillary Vistas v1.2",
+            "none of the 1 classes is .*expected Mapillary Vistas v1.2",
         ),
         ("camvid", "label_colors.txt", None, "label_colors.txt is missing; it names the colours"),
         ("camvid", "label_colors.txt", "1 2 3\tSky\n", "label_colors.txt lacks the kinds .*'Wall'"),
