@@ -1,26 +1,34 @@
 """Evaluates segmenters on domains they have not seen: sliding windows, one confusion matrix per domain.
 
     python recipes/evaluate.py --models OUT/rein OUT/frozen --domains camvid=DATA/camvid@test --output_dir EVAL
+    python recipes/evaluate.py --models OUT/rein --domains cityscapes:DATA/cityscapes@val --corruptions all ...
 
 Writes `results.json`, a confusion matrix per model and domain, the IoU per class of all models per domain and a
-contact sheet (image, truth, each model). Runs under `accelerate launch` too. Protocol: paper section 4.
+contact sheet (image, truth, each model); with `--corruptions` also `robustness.json` and curves over the severities.
+Runs under `accelerate launch` too. `--resume true` keeps what an interrupted run has already measured. Protocol: paper
+section 4.
 """
 
 from __future__ import annotations
 
-import json
+import zlib
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
+from PIL import Image
 from transformers import AutoImageProcessor, HfArgumentParser
 
 import rein_hf
+from rein_hf.corruptions import CORRUPTIONS, corrupt
 from rein_hf.data import Domain, load_domain
-from rein_hf.evaluation import evaluate_domain, predict, spread
-from rein_hf.pictures import colorize, contact_sheet, plot_confusion, plot_iou
+from rein_hf.evaluation import evaluate_domain, examples, predict
+from rein_hf.labels import SUBSETS
+from rein_hf.pictures import colorize, contact_sheet, plot_confusion, plot_iou, plot_robustness
+from rein_hf.results import Results
 
 
 FEW_GROUPS = 6
@@ -29,79 +37,120 @@ FEW_GROUPS = 6
 @dataclass
 class EvaluationArguments:
     models: list[str] = field(metadata={"help": "Adapters or whole segmenters: folders or Hub ids."})
-    domains: list[str] = field(metadata={"help": "[NAME=]FOLDER[@SPLIT], see rein_hf.data."})
+    domains: list[str] = field(metadata={"help": "[NAME=][LAYOUT:]PATH[@SPLIT][?OPTION=VALUE], see rein_hf.data."})
     output_dir: str = field(metadata={"help": "Where results and pictures go."})
     backbone: str | None = field(default=None, metadata={"help": "Backbone instead of the one an adapter names."})
     crop: int | None = field(default=None, metadata={"help": "Window in pixels; default: the model's training crop."})
     stride: int | None = field(default=None, metadata={"help": "Step between windows; default: 2/3 of the window."})
     limit: int | None = field(default=None, metadata={"help": "Evaluate this many images of each domain, spread out."})
+    scored: str | None = field(default=None, metadata={"help": f"Mean over a subset: {' or '.join(SUBSETS)}."})
+    corruptions: list[str] | None = field(default=None, metadata={"help": "all, or some of rein_hf.corruptions."})
+    severities: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5], metadata={"help": "Of the corruptions."})
+    seed: int = field(default=0, metadata={"help": "Of the corruptions' chance."})
     bf16: bool = field(default=False, metadata={"help": "Autocast to bfloat16."})
     sheet_rows: int = field(default=3, metadata={"help": "Images of each domain on the contact sheet; 0 for none."})
+    resume: bool = field(default=False, metadata={"help": "Keep the results that output_dir holds."})
 
 
 def main(args: EvaluationArguments) -> dict:
     accelerator = Accelerator(mixed_precision="bf16" if args.bf16 else "no")
+    domains = load_domains(args)
+    names, corruptions, output_dir = model_names(args.models), chosen_corruptions(args), Path(args.output_dir)
+    results = Results(output_dir / "results.json", args.resume, accelerator.is_main_process)
+    robustness = Results(output_dir / "robustness.json", args.resume, accelerator.is_main_process)
+    pictures = {domain.name: [] for domain in domains}
+    for path in args.models:
+        model = rein_hf.from_pretrained(path, backbone=args.backbone).to(accelerator.device)
+        processor = AutoImageProcessor.from_pretrained(path)
+
+        def evaluate(domain: Domain, alter=None, model=model, processor=processor) -> dict:
+            windows = (args.crop, args.stride, args.limit)
+            found = evaluate_domain(model, processor, domain, accelerator, *windows, alter=alter)
+            return {
+                name: metric.compute() | {"confusion": metric.confusion.tolist()} for name, metric in found.items()
+            }
+
+        for domain in domains:
+            if not results.has(path, domain.name):
+                results.put(evaluate(domain), path)
+            for corruption in corruptions:
+                for severity in map(str, args.severities):
+                    if not robustness.has(path, domain.name, corruption, severity):
+                        scores = evaluate(domain, corrupted(corruption, int(severity), args.seed))[domain.name]
+                        robustness.put({severity: scores["mean_iou"]}, path, domain.name, corruption)
+            if accelerator.is_main_process:
+                samples = examples(domain, args.sheet_rows)
+                with accelerator.autocast():
+                    found = [predict(model, processor, domain, s["image"], args.crop, args.stride) for s in samples]
+                pictures[domain.name].append(found)
+    if accelerator.is_main_process:
+        draw_report(results.values, domains, pictures, names, output_dir)
+        print(table(results.values, names, [domain.name for domain in domains]))
+        if corruptions:
+            for domain in domains:
+                curves = {name: robustness.values[path][domain.name] for path, name in names.items()}
+                clean = {name: results.values[path][domain.name]["mean_iou"] for path, name in names.items()}
+                plot_robustness(curves, clean, domain.name, output_dir / f"robustness_{domain.name}.png")
+                print(robustness_table(curves, clean, domain.name))
+    return results.values
+
+
+def load_domains(args: EvaluationArguments) -> list[Domain]:
     domains = [load_domain(spec) for spec in args.domains]
     names = [domain.name for domain in domains]
     if len(set(names)) < len(names):
         raise ValueError(f"--domains have the names {names}; expected different ones, see NAME= in NAME=FOLDER@SPLIT.")
-    model_names(args.models)  # refuses the same one twice
-    results, pictures = {}, {}
-    for path in args.models:
-        model = rein_hf.from_pretrained(path, backbone=args.backbone).to(accelerator.device)
-        processor = AutoImageProcessor.from_pretrained(path)
-        for domain in domains:
-            metrics = evaluate_domain(model, processor, domain, accelerator, args.crop, args.stride, args.limit)
-            results.setdefault(domain.name, {})[path] = metrics
-            if accelerator.is_main_process:
-                for index in spread(len(domain.dataset), args.sheet_rows):
-                    image = domain.dataset[index]["image"]
-                    with accelerator.autocast():
-                        label = predict(model, processor, domain, image, args.crop, args.stride)
-                    pictures.setdefault((domain.name, index), []).append(label)
-    if accelerator.is_main_process:
-        report = write_report(results, domains, pictures, Path(args.output_dir))
-        print(table(report))
-        return report
-    return {}
-
-
-def write_report(results, domains: list[Domain], pictures, output_dir: Path) -> dict:
-    """results.json and the pictures; returns what results.json holds, where null stands for nan."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    report = {}
-    names = model_names(list(next(iter(results.values()))))
+    if args.scored is None:
+        return domains
+    if args.scored not in SUBSETS:
+        raise ValueError(f"--scored is {args.scored!r}; expected one of {', '.join(SUBSETS)}.")
     for domain in domains:
-        for path, metrics in results[domain.name].items():
-            for group, metric in metrics.items():
-                scores = {**metric.compute(), "confusion": metric.confusion.tolist()}
-                report.setdefault(path, {})[group] = scores
-            file = f"confusion_{names[path]}_{domain.name}.png".replace("/", "_")
-            plot_confusion(
-                metrics[domain.name].confusion, domain.classes, f"{names[path]} on {domain.name}", output_dir / file
-            )
-        per_class = {names[path]: report[path][domain.name]["per_class_iou"] for path in report}
-        plot_iou(per_class, domain.name, output_dir / f"iou_{domain.name}.png".replace("/", "_"))
-    if pictures:
-        rows = []
-        for domain in domains:
-            for index in (index for name, index in pictures if name == domain.name):
-                sample = domain.dataset[index]
-                labels = [np.asarray(sample["label"]), *pictures[domain.name, index]]
-                cells = [sample["image"], *(colorize(label, domain.palette) for label in labels)]
-                rows.append((f"{sample['domain']} {sample['name']}", cells))
+        if lacking := set(SUBSETS[args.scored]) - set(domain.classes):
+            raise ValueError(f"--scored {args.scored} has the classes {sorted(lacking)}; {domain.name} has not.")
+    return [replace(domain, scored=SUBSETS[args.scored]) for domain in domains]
+
+
+def chosen_corruptions(args: EvaluationArguments) -> list[str]:
+    chosen = list(CORRUPTIONS) if args.corruptions == ["all"] else args.corruptions or []
+    if unknown := set(chosen) - CORRUPTIONS.keys():
+        raise ValueError(f"--corruptions has {sorted(unknown)}; expected all, or some of {', '.join(CORRUPTIONS)}.")
+    if not set(args.severities) <= {1, 2, 3, 4, 5}:
+        raise ValueError(f"--severities is {args.severities}; expected numbers from 1 to 5.")
+    return chosen
+
+
+def corrupted(corruption: str, severity: int, seed: int) -> Callable[[Image.Image, str], Image.Image]:
+    """The corruption of an image; its chance depends on the seed and the image's name alone."""
+
+    def alter(image: Image.Image, name: str) -> Image.Image:
+        key = [seed, zlib.crc32(name.encode()), list(CORRUPTIONS).index(corruption), severity]
+        return corrupt(image, corruption, severity, np.random.default_rng(key))
+
+    return alter
+
+
+def draw_report(results: dict, domains: list[Domain], pictures: dict, names: dict[str, str], output_dir: Path) -> None:
+    """Confusion matrices, IoU per class and the contact sheet of the models in `names` (path -> name)."""
+    rows = []
+    for domain in domains:
+        for path, name in names.items():
+            confusion = np.array(results[path][domain.name]["confusion"])
+            file = f"confusion_{name}_{domain.name}.png".replace("/", "_")
+            plot_confusion(confusion, domain.classes, f"{name} on {domain.name}", output_dir / file)
+        scored = domain.scored or domain.classes
+        iou = {name: results[path][domain.name]["per_class_iou"] for path, name in names.items()}
+        per_class = {name: {label: iou[name][label] for label in scored} for name in iou}
+        plot_iou(per_class, domain.name, output_dir / f"iou_{domain.name}.png")
+        for sample, *labels in zip(*predictions_beside(domain, pictures[domain.name]), strict=True):
+            cells = [colorize(np.asarray(label), domain.palette) for label in (sample["label"], *labels)]
+            rows.append((f"{sample['domain']} {sample['name']}", [sample["image"], *cells]))
+    if rows:
         contact_sheet(rows, ["image", "truth", *names.values()]).save(output_dir / "contact_sheet.png")
-    partial = output_dir / "results.json.partial"
-    partial.write_text(json.dumps(without_nan(report), indent=1, allow_nan=False))
-    partial.replace(output_dir / "results.json")
-    return report
 
 
-def without_nan(value):
-    """None for every nan in a dictionary: JSON has no number for what was not counted."""
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    return None if isinstance(value, float) and np.isnan(value) else value
+def predictions_beside(domain: Domain, predictions: list[list[np.ndarray]]) -> list[list]:
+    """The samples of the contact sheet, and what each model found in them."""
+    return [examples(domain, len(predictions[0])), *predictions]
 
 
 def model_names(paths: list[str]) -> dict[str, str]:
@@ -113,16 +162,33 @@ def model_names(paths: list[str]) -> dict[str, str]:
     raise ValueError(f"The same model is given twice: {paths}.")
 
 
-def table(report: dict) -> str:
-    """mIoU in percent of every model (rows) on every domain (columns), as markdown; groups of images too, where a
-    domain has a few of them. results.json has all."""
-    columns = list(dict.fromkeys(group for scores in report.values() for group in scores))
+def table(results: dict, names: dict[str, str], domains: list[str]) -> str:
+    """mIoU in percent of every model (rows) on every domain (columns) and its unweighted mean over them, as markdown;
+    groups of images too, where a domain has a few of them. results.json has all."""
+    columns = list(dict.fromkeys(group for path in names for group in results[path]))
+    columns = [column for column in columns if column.partition("/")[0] in domains]
     count = Counter(column.partition("/")[0] for column in columns)
     groups = [column for column in columns if "/" not in column or count[column.partition("/")[0]] <= 1 + FEW_GROUPS]
-    lines = ["| mIoU | " + " | ".join(groups) + " |", "|---" * (len(groups) + 1) + "|"]
-    for path, name in model_names(list(report)).items():
-        cells = [f"{100 * report[path][group]['mean_iou']:.2f}" for group in groups]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    average = ["average"] if len(domains) > 1 else []
+    lines = ["| mIoU | " + " | ".join([*groups, *average]) + " |"]
+    lines.append("|---" * (len(groups) + len(average) + 1) + "|")
+    for path, name in names.items():
+        scores = [results[path][group]["mean_iou"] for group in groups]
+        scores += [np.mean([results[path][domain]["mean_iou"] for domain in domains]) for _ in average]
+        lines.append(f"| {name} | " + " | ".join(f"{100 * score:.2f}" for score in scores) + " |")
+    return "\n".join(lines)
+
+
+def robustness_table(curves: dict, clean: dict[str, float], title: str) -> str:
+    """mIoU in percent of every model: clean, mean over all corruptions and severities, and that by family."""
+    families = list(dict.fromkeys(CORRUPTIONS[name] for name in next(iter(curves.values()))))
+    lines = ["| " + " | ".join([f"mIoU on {title}", "clean", "corrupted", *families]) + " |"]
+    lines.append("|---" * (3 + len(families)) + "|")
+    for model, curve in curves.items():
+        values = {name: np.mean(list(severities.values())) for name, severities in curve.items()}
+        means = [np.mean([values[name] for name in values if CORRUPTIONS[name] == family]) for family in families]
+        scores = [clean[model], np.mean(list(values.values())), *means]
+        lines.append(f"| {model} | " + " | ".join(f"{100 * score:.2f}" for score in scores) + " |")
     return "\n".join(lines)
 
 

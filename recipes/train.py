@@ -31,7 +31,10 @@ from rein_hf.transforms import Augmentation
 @dataclasses.dataclass
 class RecipeArguments:
     backbone: str = dataclasses.field(metadata={"help": "Pretrained DINOv2: folder or Hub id."})
-    train: list[str] = dataclasses.field(metadata={"help": "Source domains, [NAME=]FOLDER[@SPLIT]."})
+    train: list[str] = dataclasses.field(metadata={"help": "Source domains, described as in rein_hf.data."})
+    weights: dict | None = dataclasses.field(
+        default=None, metadata={"help": "Share of the samples by source; by default each image is seen alike."}
+    )
     evaluate: list[str] = dataclasses.field(default_factory=list, metadata={"help": "Domains to evaluate on."})
     tuning: str = dataclasses.field(default="rein", metadata={"help": "Of the backbone: rein, frozen or full."})
     rein: dict | None = dataclasses.field(default=None, metadata={"help": "Arguments of ReinConfig."})
@@ -77,6 +80,7 @@ def main(recipe: RecipeArguments, args: TrainingArguments) -> SegmentationTraine
             length=args.max_steps * recipe.total_batch_size,
             augment=Augmentation(recipe.crop),
             seed=args.seed,
+            weights=shares(sources, recipe.weights),
         ),
         data_collator=Collator(processor, recipe.crop),
         processing_class=processor,
@@ -114,6 +118,14 @@ def one_label_set(sources: list[Domain]) -> tuple[str, ...]:
     if len(set(classes.values())) > 1:
         raise ValueError(f"The sources have different classes: {classes}; expected one label set.")
     return sources[0].classes
+
+
+def shares(sources: list[Domain], weights: dict[str, float] | None) -> list[float] | None:
+    """The weights in the order of the sources."""
+    names = [source.name for source in sources]
+    if weights is not None and sorted(weights) != sorted(names):
+        raise ValueError(f"weights names {sorted(weights)}; expected the sources {sorted(names)}.")
+    return None if weights is None else [float(weights[name]) for name in names]
 
 
 class SegmentationTrainer(Trainer):

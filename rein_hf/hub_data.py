@@ -50,16 +50,16 @@ class Stream:
         self.dataset, self.decode = dataset, decode
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return map(self._decoded, self.dataset)
+        return map(self.decoded, self.dataset)
 
     def share(self, rank: int, world_size: int, limit: int | None = None) -> Iterator[dict[str, Any]]:
         """Each `world_size`-th of the first `limit` samples, from number `rank` on; only these are decoded."""
-        return map(self._decoded, itertools.islice(self.dataset, rank, limit, world_size))
+        return map(self.decoded, itertools.islice(self.dataset, rank, limit, world_size))
 
     def shuffled(self, seed: int) -> ShuffledStream:
         return ShuffledStream(self, seed)
 
-    def _decoded(self, row: dict[str, Any]) -> dict[str, Any]:
+    def decoded(self, row: dict[str, Any]) -> dict[str, Any]:
         return {key: values[0] for key, values in self.decode({key: [value] for key, value in row.items()}).items()}
 
 
@@ -81,7 +81,7 @@ class ShuffledStream:
             self._rows, self._position = self._endless(), 0
         row = next(itertools.islice(self._rows, position - self._position, None))
         self._position = position + 1
-        return self.stream._decoded(row)
+        return self.stream.decoded(row)
 
     def _endless(self) -> Iterator[dict[str, Any]]:
         for epoch in itertools.count():

@@ -91,3 +91,53 @@ def _figure(width: float, height: float):
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
+
+
+def plot_robustness(
+    curves: Mapping[str, Mapping[str, Mapping[str, float]]], clean: Mapping[str, float], title: str, path: Path
+) -> None:
+    """Mean IoU (0 to 1) over the severity of each corruption, `curves[model][corruption][severity]`, beginning with
+    `clean[model]` at severity 0; one small plot per corruption, written to `path`."""
+    from matplotlib.figure import Figure
+
+    names = list(next(iter(curves.values())))
+    columns = min(5, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(2.6 * columns + 1, 2.3 * rows + 0.6), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for axes, name in zip(grid, names, strict=False):
+        for model, curve in curves.items():
+            severities = sorted(curve[name], key=int)
+            values = [clean[model], *(curve[name][severity] for severity in severities)]
+            axes.plot([0, *map(int, severities)], [100 * value for value in values], marker=".", label=model)
+        axes.set_title(name.replace("_", " "), fontsize=10)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+    for axes in grid[len(names) :]:
+        axes.axis("off")
+    figure.suptitle(f"{title}: mIoU (%) over the severity of corruptions")
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
+    figure.savefig(path, dpi=110)
+
+
+def plot_class_histogram(shares: Mapping[str, Mapping[str, float]], path: Path) -> None:
+    """Share of each class in the pixels of each data set, `shares[data set][class]`, bars on a logarithmic scale
+    written to `path`; sets of other classes have plots of their own."""
+    from matplotlib.figure import Figure
+
+    groups: dict[tuple[str, ...], dict] = {}
+    for name, share in shares.items():
+        groups.setdefault(tuple(share), {})[name] = share
+    figure = Figure(figsize=(10, 3.6 * len(groups)), layout="constrained")
+    for axes, (classes, members) in zip(
+        figure.subplots(len(groups), squeeze=False).ravel(), groups.items(), strict=True
+    ):
+        width = 0.8 / len(members)
+        for index, (name, share) in enumerate(members.items()):
+            positions = np.arange(len(classes)) + (index - (len(members) - 1) / 2) * width
+            axes.bar(positions, [100 * value for value in share.values()], width, label=name)
+        axes.set_yscale("log")
+        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+        axes.set_ylabel("share of pixels (%)")
+        axes.legend(fontsize="small")
+    figure.savefig(path, dpi=110)

@@ -76,6 +76,8 @@ class TrainingSamples(torch.utils.data.Dataset):
             epoch, position = divmod(position, len(source))
             position = int(_order(self.seed, order, epoch, len(source))[position])
         sample = source[position]
+        if sample["label"] is None:
+            raise ValueError(f"{sample['domain']}: the label of {sample['name']} is not public; nothing to train on.")
         image, label = self.augment(sample["image"], sample["label"], np.random.default_rng([self.seed, 1, k]))
         return {**sample, "image": image, "label": label}
 

@@ -85,7 +85,9 @@ def seen(samples, positions) -> list[tuple[str, int]]:
     return [(samples[k]["name"], samples[k]["label"]) for k in positions]
 
 
-def test_a_streamed_sample_depends_on_seed_and_position_only(parquet):
+@pytest.mark.parametrize("buffer", [3, 1000])
+def test_a_streamed_sample_depends_on_seed_and_position_only(parquet, buffer, monkeypatch):
+    monkeypatch.setattr("rein_hf.hub_data.SHUFFLE_BUFFER", buffer)
     stream = load_domain(spec(parquet, True)).dataset
     expected = seen(TrainingSamples([stream], 27, named, seed=3), range(27))
     assert seen(TrainingSamples([stream], 27, named, seed=3), range(11, 27)) == expected[11:]  # resumed

@@ -1,0 +1,130 @@
+"""Checks data before anything is trained on it: every file is opened once.
+
+    python recipes/inspect_data.py --domains gta5:DATA/GTA5 cityscapes:DATA/cityscapes@val --output_dir OUT/data
+
+Prints what it found; leaves `report.json`, a contact sheet and the histogram of the classes. Exit code 1 if anything
+is wrong: files that are missing or broken, labels of another kind or size, unknown ids, fewer images than a complete
+download has.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+from transformers import HfArgumentParser
+
+from rein_hf.data import Domain, load_domain
+from rein_hf.evaluation import spread
+from rein_hf.hub_data import Stream
+from rein_hf.pictures import colorize, contact_sheet, overlay, plot_class_histogram
+from rein_hf.results import Results
+
+
+@dataclass
+class InspectionArguments:
+    domains: list[str] = field(metadata={"help": "[NAME=][LAYOUT:]PATH[@SPLIT][?OPTION=VALUE], see rein_hf.data."})
+    output_dir: str = field(metadata={"help": "Where the report and the pictures go."})
+    limit: int | None = field(default=None, metadata={"help": "Open this many images of each domain, spread out."})
+    workers: int = field(default=4, metadata={"help": "Threads that open files."})
+    sheet_rows: int = field(default=4, metadata={"help": "Images of each domain on the contact sheet; 0 for none."})
+
+
+def main(args: InspectionArguments) -> int:
+    """Returns how many problems there are."""
+    output_dir = Path(args.output_dir)
+    report, shares, rows = Results(output_dir / "report.json"), {}, []
+    for spec in args.domains:
+        found, domain, pictures = inspect(spec, args.limit, args.workers, args.sheet_rows)
+        report.put({spec: found})
+        print(describe(spec, found))
+        rows += pictures
+        if domain is not None:
+            shares[spec] = {name: counts["share"] for name, counts in found["classes"].items()}
+    if rows:
+        contact_sheet(rows, ["image", "label", "both"]).save(output_dir / "contact_sheet.png")
+    if shares:
+        plot_class_histogram(shares, output_dir / "classes.png")
+    return sum(len(found["problems"]) for found in report.values.values())
+
+
+def inspect(spec: str, limit: int | None, workers: int, sheet_rows: int) -> tuple[dict, Domain | None, list]:
+    """What a domain holds, the domain itself if it could be opened, and rows of a contact sheet."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            domain = load_domain(spec)
+        except (OSError, ValueError) as error:
+            return {"images": 0, "sizes": {}, "classes": {}, "problems": [str(error)]}, None, []
+    problems = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
+    sizes, pixels, images, opened, pictures = Counter(), Counter(), Counter(), 0, []
+    total, samples = readers(domain, limit)
+    shown = set(spread(total, sheet_rows)) if total else set(range(sheet_rows))
+    with ThreadPoolExecutor(workers) as pool:
+        for index, read in enumerate(tqdm(in_order(pool, samples, 2 * workers), spec, total, leave=False)):
+            try:
+                sample = read()
+            except ValueError as error:
+                problems.append(str(error))
+                continue
+            opened += 1
+            sizes["{}x{}".format(*sample["image"].size)] += 1
+            if sample["label"] is None:
+                continue
+            counts = np.bincount(np.asarray(sample["label"]).ravel(), minlength=256)
+            pixels.update({int(index): int(counts[index]) for index in counts.nonzero()[0]})
+            images.update(map(int, counts.nonzero()[0]))
+            if index in shown:
+                label = np.asarray(sample["label"])
+                both = overlay(sample["image"], label, domain.palette)
+                cells = [sample["image"], colorize(label, domain.palette), both]
+                pictures.append((f"{sample['domain']} {sample['name']}", cells))
+    valid = sum(count for index, count in pixels.items() if index < len(domain.classes))
+    classes = {
+        name: {"share": pixels[index] / valid if valid else 0.0, "images": images[index]}
+        for index, name in enumerate(domain.classes)
+    }
+    share = 1 - valid / max(sum(pixels.values()), 1)
+    found = {"images": opened, "sizes": dict(sizes.most_common()), "ignored": share, "classes": classes}
+    return {**found, "problems": problems}, domain, pictures
+
+
+def readers(domain: Domain, limit: int | None) -> tuple[int | None, Iterator]:
+    """How many samples there are, where that is known, and a function for each that reads it."""
+    if isinstance(domain.dataset, Stream):
+        rows = islice(domain.dataset.dataset, limit)
+        return limit, (lambda row=row: domain.dataset.decoded(row) for row in rows)
+    indices = spread(len(domain.dataset), limit or len(domain.dataset))
+    return len(indices), (lambda index=index: domain.dataset[index] for index in indices)
+
+
+def in_order(pool: ThreadPoolExecutor, functions: Iterator, ahead: int) -> Iterator:
+    """Functions that give the results of `functions`, which run in the pool, at most `ahead` of them at once."""
+    running = [pool.submit(function) for function in islice(functions, ahead)]
+    while running:
+        yield running.pop(0).result
+        running += [pool.submit(function) for function in islice(functions, 1)]
+
+
+def describe(spec: str, found: dict) -> str:
+    lines = [f"{spec}: {found['images']} images"]
+    lines += [f"  {count} of {size}" for size, count in islice(found["sizes"].items(), 5)]
+    if found["classes"]:
+        absent = [name for name, counts in found["classes"].items() if not counts["images"]]
+        lines.append(f"  {found['ignored']:.1%} of the pixels do not count; absent: {', '.join(absent) or 'no class'}")
+    lines += [f"  PROBLEM: {problem}" for problem in found["problems"][:20]]
+    if len(found["problems"]) > 20:
+        lines.append(f"  and {len(found['problems']) - 20} problems more, see report.json")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(1 if main(*HfArgumentParser(InspectionArguments).parse_args_into_dataclasses()) else 0)

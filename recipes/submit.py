@@ -1,0 +1,92 @@
+"""Label maps for the server of a benchmark: a PNG of Cityscapes' label ids per image, of its own size, and a zip.
+
+    python recipes/submit.py --model OUT/rein --domain "acdc:DATA/acdc@test" --output_dir OUT/submission
+
+A PNG has its image's file name. Run again after an interruption, it keeps the maps that are there. Runs under
+`accelerate launch` too.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from accelerate import Accelerator
+from PIL import Image
+from tqdm.auto import tqdm
+from transformers import AutoImageProcessor, HfArgumentParser
+
+import rein_hf
+from rein_hf.data import Domain, load_domain
+from rein_hf.evaluation import predict
+from rein_hf.labels import CITYSCAPES_CLASSES, CITYSCAPES_IDS
+
+
+@dataclass
+class SubmissionArguments:
+    model: str = field(metadata={"help": "Adapter or whole segmenter: folder or Hub id."})
+    domain: str = field(metadata={"help": "Described as in rein_hf.data, e.g. acdc:DATA/acdc@test."})
+    output_dir: str = field(metadata={"help": "Where the PNGs and submission.zip go."})
+    backbone: str | None = field(default=None, metadata={"help": "Backbone instead of the one the adapter names."})
+    crop: int | None = field(default=None, metadata={"help": "Window in pixels; default: the model's training crop."})
+    stride: int | None = field(default=None, metadata={"help": "Step between windows; default: 2/3 of the window."})
+    bf16: bool = field(default=False, metadata={"help": "Autocast to bfloat16."})
+
+
+def main(args: SubmissionArguments) -> Path:
+    """Returns the path of the zip."""
+    accelerator = Accelerator(mixed_precision="bf16" if args.bf16 else "no")
+    domain = load_domain(args.domain)
+    if domain.classes != CITYSCAPES_CLASSES:
+        raise ValueError(f"--domain {args.domain} has the classes {domain.classes}; expected the 19 of Cityscapes.")
+    model = rein_hf.from_pretrained(args.model, backbone=args.backbone).to(accelerator.device)
+    processor = AutoImageProcessor.from_pretrained(args.model)
+    targets = png_paths(domain, Path(args.output_dir))
+    mine = range(accelerator.process_index, len(targets), accelerator.num_processes)
+    for index in tqdm(mine, desc=domain.name, disable=not accelerator.is_main_process):
+        if not targets[index].is_file():
+            with accelerator.autocast():
+                label = predict(model, processor, domain, domain.dataset[index]["image"], args.crop, args.stride)
+            write_whole(label_ids(label), targets[index])
+    accelerator.wait_for_everyone()
+    archive = Path(args.output_dir) / "submission.zip"
+    if accelerator.is_main_process:
+        partial = archive.with_suffix(".zip.partial")
+        with zipfile.ZipFile(partial, "w") as file:
+            for path in targets:
+                file.write(path, path.name)
+        partial.replace(archive)
+        print(f"{len(targets)} label maps in {archive}")
+    return archive
+
+
+def png_paths(domain: Domain, folder: Path) -> list[Path]:
+    """Where the map of each image goes.
+
+    Raises:
+        ValueError: two images have one file name.
+    """
+    files = [Path(file["path"]).with_suffix(".png").name for file in domain.dataset.with_format(None)["image"]]
+    if len(set(files)) < len(files):
+        raise ValueError(f"{domain.name} holds images of the same file name; their maps would replace each other.")
+    return [folder / file for file in files]
+
+
+def label_ids(label: np.ndarray) -> np.ndarray:
+    """Cityscapes' label ids (H, W) of train ids (H, W)."""
+    table = np.zeros(len(CITYSCAPES_IDS), np.uint8)
+    table[list(CITYSCAPES_IDS.values())] = list(CITYSCAPES_IDS)
+    return table[label]
+
+
+def write_whole(label: np.ndarray, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    Image.fromarray(label).save(partial, format="PNG")
+    partial.replace(path)
+
+
+if __name__ == "__main__":
+    main(*HfArgumentParser(SubmissionArguments).parse_args_into_dataclasses())
