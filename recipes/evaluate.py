@@ -37,7 +37,7 @@ FEW_GROUPS = 6
 @dataclass
 class EvaluationArguments:
     models: list[str] = field(metadata={"help": "Adapters or whole segmenters: folders or Hub ids."})
-    domains: list[str] = field(metadata={"help": "[NAME=][LAYOUT:]PATH[@SPLIT][?OPTION=VALUE], see rein_hf.data."})
+    domains: list[str] = field(metadata={"help": "[NAME=][LAYOUT:]PATH[@SPLIT][#OPTION=VALUE], see rein_hf.data."})
     output_dir: str = field(metadata={"help": "Where results and pictures go."})
     backbone: str | None = field(default=None, metadata={"help": "Backbone instead of the one an adapter names."})
     crop: int | None = field(default=None, metadata={"help": "Window in pixels; default: the model's training crop."})

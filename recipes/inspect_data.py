@@ -31,7 +31,7 @@ from rein_hf.results import Results
 
 @dataclass
 class InspectionArguments:
-    domains: list[str] = field(metadata={"help": "[NAME=][LAYOUT:]PATH[@SPLIT][?OPTION=VALUE], see rein_hf.data."})
+    domains: list[str] = field(metadata={"help": "[NAME=][LAYOUT:]PATH[@SPLIT][#OPTION=VALUE], see rein_hf.data."})
     output_dir: str = field(metadata={"help": "Where the report and the pictures go."})
     limit: int | None = field(default=None, metadata={"help": "Open this many images of each domain, spread out."})
     workers: int = field(default=4, metadata={"help": "Threads that open files."})

@@ -17,14 +17,13 @@ from typing import get_type_hints
 
 import torch
 import yaml
-from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
+from transformers import HfArgumentParser, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from rein_hf import ReinConfig, add_rein, build_image_processor, build_segmenter
 from rein_hf.data import Domain, load_domain
-from rein_hf.evaluation import evaluate_domain
-from rein_hf.optim import param_groups
 from rein_hf.samples import Collator, TrainingSamples
+from rein_hf.trainer import SegmentationTrainer
 from rein_hf.transforms import Augmentation
 
 
@@ -126,44 +125,6 @@ def shares(sources: list[Domain], weights: dict[str, float] | None) -> list[floa
     if weights is not None and sorted(weights) != sorted(names):
         raise ValueError(f"weights names {sorted(weights)}; expected the sources {sorted(names)}.")
     return None if weights is None else [float(weights[name]) for name in names]
-
-
-class SegmentationTrainer(Trainer):
-    """
-    The stock Trainer but for two methods: the optimizer has the recipe's parameter groups, and evaluation runs windows
-    over whole images and reduces confusion matrices, where the stock one would gather label maps of unequal sizes.
-    """
-
-    def __init__(self, *args, domains: list[Domain], eval_limit: int | None = None, **kwargs):
-        # the stock Trainer wants an eval_dataset as soon as there is an evaluation strategy
-        super().__init__(*args, eval_dataset={domain.name: domain.dataset for domain in domains} or None, **kwargs)
-        self.domains, self.eval_limit = domains, eval_limit
-
-    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        if self.optimizer is None:
-            groups = param_groups(self.model, self.args.learning_rate, self.args.weight_decay)
-            betas = (self.args.adam_beta1, self.args.adam_beta2)
-            self.optimizer = torch.optim.AdamW(
-                groups, lr=self.args.learning_rate, betas=betas, eps=self.args.adam_epsilon
-            )
-        return self.optimizer
-
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """mIoU in percent of each domain, and their unweighted mean."""
-        was_training = self.model.training
-        self.model.eval()
-        scores = {}
-        for domain in self.domains:
-            metric = evaluate_domain(
-                self.model, self.processing_class, domain, self.accelerator, limit=self.eval_limit
-            )[domain.name]
-            scores[domain.name] = 100 * metric.compute()["mean_iou"]
-        self.model.train(was_training)
-        metrics = {f"{metric_key_prefix}_{name}_miou": value for name, value in scores.items()}
-        metrics[f"{metric_key_prefix}_miou"] = sum(scores.values()) / len(scores)
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
 
 
 def parse(argv: list[str]) -> tuple[RecipeArguments, TrainingArguments]:

@@ -2,13 +2,13 @@
 
 A domain is described in one line, in a recipe or on a command line:
 
-    [NAME=][LAYOUT:]PATH[@SPLIT][?OPTION=VALUE&...]
+    [NAME=][LAYOUT:]PATH[@SPLIT][#OPTION=VALUE...]
 
     gta5:data/GTA5                                    a download of `rein_hf.layouts`, as it was packed
-    cityscapes:data/cityscapes@train?every=16         each 16th image of a split
-    acdc:data/acdc@val?size=native                    evaluated at its own size, not the protocol's
+    cityscapes:data/cityscapes@train#every=16         each 16th image of a split
+    acdc:data/acdc@val#size=native                    evaluated at its own size, not the protocol's
     camvid=../shared/data/camvid@test                 a folder of your own, see `rein_hf.folders`
-    hub:user/dataset@train?image=photo&label=mask     a data set of the Hub or a folder of parquet files
+    hub:user/dataset@train#image=photo#label=mask     a data set of the Hub or a folder of parquet files
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .reading import Reading, decode, make_dataset, single_channel
 
 
 SPEC = re.compile(
-    r"(?:(?P<name>[\w.+-]+)=)?(?:(?P<layout>\w{2,}):)?(?P<path>[^?]+?)(?:@(?P<split>[\w.+-]+))?(?:\?(?P<options>.*))?"
+    r"(?:(?P<name>[\w.+-]+)=)?(?:(?P<layout>\w{2,}):)?(?P<path>[^#]+?)(?:@(?P<split>[\w.+-]+))?(?P<options>#.*)?"
 )
 
 
@@ -89,7 +89,7 @@ class Domain:
 def load_domain(spec: str) -> Domain:
     """A domain by its description, as at the top of this file.
 
-    Options: `every=N` takes each N-th image in the order of names, `exclude=NAME,NAME` leaves images out, `size=WxH`
+    Options: `every=N` takes each N-th image in the order of names, `exclude=NAME+NAME` leaves images out, `size=WxH`
     (or `native`) replaces the size at which the layout is evaluated; `hub:` takes the arguments of [`load_hub`].
 
     Raises:
@@ -104,10 +104,10 @@ def load_domain(spec: str) -> Domain:
     """
     match = SPEC.fullmatch(spec)
     if not match:
-        raise ValueError(f"Domain {spec!r} is not of the form [NAME=][LAYOUT:]PATH[@SPLIT][?OPTION=VALUE&...].")
+        raise ValueError(f"Domain {spec!r} is not of the form [NAME=][LAYOUT:]PATH[@SPLIT][#OPTION=VALUE...].")
     layout, path, split, name = (match[part] for part in ("layout", "path", "split", "name"))
     options = {}
-    for part in (match["options"] or "").split("&") if match["options"] is not None else ():
+    for part in (match["options"] or "").split("#")[1:]:
         key, equals, value = part.partition("=")
         if not equals:
             raise ValueError(f"Domain {spec!r} has the option {part!r}; expected OPTION=VALUE.")
@@ -138,9 +138,9 @@ def load_domain(spec: str) -> Domain:
         raise ValueError(f"Domain {spec!r} is streamed; every and exclude need streaming=false.")
     if exclude:
         names = domain.dataset.with_format(None)["name"]
-        if lacking := set(exclude.split(",")) - set(names):
+        if lacking := set(exclude.split("+")) - set(names):
             raise ValueError(f"Domain {spec!r} excludes {sorted(lacking)}, which are no images of it.")
-        kept = [index for index, name in enumerate(names) if name not in exclude.split(",")]
+        kept = [index for index, name in enumerate(names) if name not in exclude.split("+")]
         domain = replace(domain, dataset=domain.dataset.select(kept))
     if every:
         names = domain.dataset.with_format(None)["name"]

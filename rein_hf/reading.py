@@ -32,19 +32,19 @@ class Row(NamedTuple):
     group: str
 
 
-def single_channel(label: Image.Image) -> np.ndarray:
-    """Ids (H, W) of a label of one channel of 8 bits, a palette's indices included.
+def single_channel(label: Image.Image) -> Image.Image:
+    """Ids of a label of one channel of 8 bits, a palette's indices included.
 
     Raises:
         ValueError: it is of another kind.
     """
     if label.mode not in ("L", "P"):
         raise ValueError(f"is of mode {label.mode}; expected one channel of 8 bits (L or P)")
-    return np.asarray(label)
+    return label
 
 
-def sixteen_bit_red(label: Image.Image) -> np.ndarray:
-    """Ids (H, W) of SYNTHIA's labels: the red channel of a PNG of 3 x 16 bits. PIL keeps the high byte of such
+def sixteen_bit_red(label: Image.Image) -> Image.Image:
+    """Ids of SYNTHIA's labels: the red channel of a PNG of 3 x 16 bits. PIL keeps the high byte of such
     channels, which is 0; here it is told to keep the other.
 
     Raises:
@@ -53,11 +53,11 @@ def sixteen_bit_red(label: Image.Image) -> np.ndarray:
     if not label.tile or label.tile[0].args != "RGB;16B":
         raise ValueError(f"is of mode {label.mode}; expected a PNG of three channels of 16 bits")
     label.tile = [label.tile[0]._replace(args="RGB;16L")]
-    return np.asarray(label)[..., 0]
+    return label.getchannel("R")
 
 
-def coloured(label: Image.Image, colours: Mapping[int, int]) -> np.ndarray:
-    """Ids (H, W) of a label painted in colours, 0xRRGGBB -> id; 254 for a colour that is none of them.
+def coloured(label: Image.Image, colours: Mapping[int, int]) -> Image.Image:
+    """Ids of a label painted in colours, 0xRRGGBB -> id; 254 for a colour that is none of them.
 
     Raises:
         ValueError: it is of another kind.
@@ -68,13 +68,13 @@ def coloured(label: Image.Image, colours: Mapping[int, int]) -> np.ndarray:
     packed, known = (red << 16) | (green << 8) | blue, np.array(sorted(colours))
     place = np.searchsorted(known, packed).clip(max=len(known) - 1)
     ids = np.array([colours[colour] for colour in known], np.uint8)
-    return np.where(known[place] == packed, ids[place], np.uint8(254))
+    return Image.fromarray(np.where(known[place] == packed, ids[place], np.uint8(254)))
 
 
 class Reading(NamedTuple):
-    """How the files of labels are read: to ids, and by a table (256,) to classes."""
+    """How the files of labels are read: to ids (mode L or P), and by a table (256,) to classes."""
 
-    ids: Callable[[Image.Image], np.ndarray]
+    ids: Callable[[Image.Image], Image.Image]
     table: np.ndarray
 
 
@@ -96,7 +96,8 @@ def decode(batch: dict[str, list], reading: Reading, halved: bool = False) -> di
     """The transform of a dataset: opens its files and applies the table of ids."""
     batch = dict(batch)
     if "image" in batch:
-        batch["image"] = [_load(file).convert("RGB") for file in _files(batch, "image")]
+        images = map(_load, _files(batch, "image"))
+        batch["image"] = [image if image.mode == "RGB" else image.convert("RGB") for image in images]
     if "label" in batch:
         sizes = [image.size for image in batch["image"]] if "image" in batch else [None] * len(batch["label"])
         batch["label"] = [
@@ -146,12 +147,12 @@ def _read_label(file: dict, reading: Reading, size: tuple[int, int] | None) -> I
         )
     try:
         found = reading.ids(label)
+        counts = found.histogram()
     except (OSError, SyntaxError) as error:
         raise ValueError(f"{file['path']} cannot be read as an image: {error}.") from error
     except ValueError as error:
         raise ValueError(f"{file['path']} {error}.") from error
-    ids = reading.table[found]
-    if ids.min() < 0:
-        unknown = np.unique(found[ids < 0]).tolist()
+    unknown = [index for index, count in enumerate(counts) if count and reading.table[index] < 0]
+    if unknown:
         raise ValueError(f"{file['path']} holds the ids {unknown}, which the table of its data set does not know.")
-    return Image.fromarray(ids.astype(np.uint8))
+    return found.point((reading.table % 256).tolist(), "L")  # several times faster than indexing with an array

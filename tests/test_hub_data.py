@@ -36,7 +36,7 @@ def parquet(tmp_path):
 
 
 def spec(folder, streaming: bool, ids: str = "label_ids") -> str:
-    return f"photos=hub:{folder}@train?image=photo&label=mask&ids={ids}&streaming={str(streaming).lower()}"
+    return f"photos=hub:{folder}@train#image=photo#label=mask#ids={ids}#streaming={str(streaming).lower()}"
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -67,7 +67,7 @@ def test_bad_rows_are_named(parquet, streaming):
 def test_missing_columns(parquet, streaming):
     message = r"has the columns \['photo', 'mask', 'city'\]; found no \['image', 'label'\]"
     with pytest.raises(ValueError, match=message):
-        load_domain(f"hub:{parquet}?streaming={str(streaming).lower()}")
+        load_domain(f"hub:{parquet}#streaming={str(streaming).lower()}")
 
 
 def test_a_share_of_a_stream(parquet):
@@ -120,4 +120,4 @@ def test_an_empty_stream(parquet):
 
 def test_a_stream_has_no_names_to_choose_by(parquet):
     with pytest.raises(ValueError, match="is streamed; every and exclude need streaming=false"):
-        load_domain(spec(parquet, True) + "&every=2")
+        load_domain(spec(parquet, True) + "#every=2")

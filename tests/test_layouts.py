@@ -160,8 +160,8 @@ def test_sizes_of_the_protocol(tmp_path):
     }
     write_miniature("acdc", tmp_path, [np.zeros((4, 6), int)], "val")
     assert load("acdc", tmp_path, "val").size == (960, 540)
-    assert load("acdc", tmp_path, "val", "?size=native").size is None
-    assert load("acdc", tmp_path, "val", "?size=1280x720").size == (1280, 720)
+    assert load("acdc", tmp_path, "val", "#size=native").size is None
+    assert load("acdc", tmp_path, "val", "#size=1280x720").size == (1280, 720)
 
 
 def test_synthia_is_scored_on_its_own_classes(tmp_path):
@@ -220,9 +220,9 @@ def test_every_and_exclude(tmp_path):
     def names(options):
         return load("gta5", tmp_path, "", options).dataset.with_format(None)["name"]
 
-    assert names("?every=3") == ["00000", "00003", "00006"]
-    assert names("?exclude=00001,00006") == ["00000", "00002", "00003", "00004", "00005"]
-    assert names("?exclude=00000&every=3") == ["00001", "00004"]
+    assert names("#every=3") == ["00000", "00003", "00006"]
+    assert names("#exclude=00001+00006") == ["00000", "00002", "00003", "00004", "00005"]
+    assert names("#exclude=00000#every=3") == ["00001", "00004"]
 
 
 def test_an_incomplete_download_is_said(tmp_path):
@@ -322,14 +322,14 @@ def test_unequal_sizes_and_half_a_file(layout, tmp_path):
         ("gta5:{root}@train", "split is 'train'; expected ''"),
         ("cityscapes:{root}", "split is None; expected 'train' or 'val' or 'test'"),
         ("cityscapes:{root}@trian", "split is 'trian'; expected 'train' or 'val' or 'test'"),
-        ("gta5:{root}?evry=3", r"unknown option\(s\) \['evry'\]; known here: every, exclude, size"),
-        ("gta5:{root}?every=0", "every is '0'; expected a number of at least 1"),
-        ("gta5:{root}?size=big", "size is 'big'; expected WIDTHxHEIGHT in pixels, or native"),
-        ("gta5:{root}?exclude=5", r"excludes \['5'\], which are no images of it"),
-        ("gta5:{root}?every", "has the option 'every'; expected OPTION=VALUE"),
-        ("hub:{root}?ids=rgb", "ids is 'rgb'; expected one of train_ids, label_ids"),
-        ("hub:{root}?streaming=yes", "streaming is 'yes'; expected true or false"),
-        ("?every=3", "is not of the form"),
+        ("gta5:{root}#evry=3", r"unknown option\(s\) \['evry'\]; known here: every, exclude, size"),
+        ("gta5:{root}#every=0", "every is '0'; expected a number of at least 1"),
+        ("gta5:{root}#size=big", "size is 'big'; expected WIDTHxHEIGHT in pixels, or native"),
+        ("gta5:{root}#exclude=5", r"excludes \['5'\], which are no images of it"),
+        ("gta5:{root}#every", "has the option 'every'; expected OPTION=VALUE"),
+        ("hub:{root}#ids=rgb", "ids is 'rgb'; expected one of train_ids, label_ids"),
+        ("hub:{root}#streaming=yes", "streaming is 'yes'; expected true or false"),
+        ("#every=3", "is not of the form"),
     ],
 )
 def test_mistakes_in_a_description(text, message, tmp_path):

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 import rein_hf
 from recipes import train
+from rein_hf.trainer import SegmentationTrainer
 from tests.conftest import HEAD
 
 
@@ -86,7 +87,7 @@ def test_schedule_and_optimizer_are_the_papers(recipe):
 
 def test_an_interrupted_run_resumes_and_ends_with_the_same_weights(recipe, tmp_path, monkeypatch):
     run(recipe, "--output_dir", str(tmp_path / "straight"))
-    step, calls = train.SegmentationTrainer.training_step, []
+    step, calls = SegmentationTrainer.training_step, []
 
     def interrupted(self, *args, **kwargs):
         calls.append(1)
@@ -94,7 +95,7 @@ def test_an_interrupted_run_resumes_and_ends_with_the_same_weights(recipe, tmp_p
             raise KeyboardInterrupt
         return step(self, *args, **kwargs)
 
-    monkeypatch.setattr(train.SegmentationTrainer, "training_step", interrupted)
+    monkeypatch.setattr(SegmentationTrainer, "training_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(recipe)
     assert not (tmp_path / "out" / "adapter_model.safetensors").exists()
