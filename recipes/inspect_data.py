@@ -43,11 +43,11 @@ def main(args: InspectionArguments) -> int:
     output_dir = Path(args.output_dir)
     report, shares, rows = Results(output_dir / "report.json"), {}, []
     for spec in args.domains:
-        found, domain, pictures = inspect(spec, args.limit, args.workers, args.sheet_rows)
+        found, pictures = inspect(spec, args.limit, args.workers, args.sheet_rows)
         report.put({spec: found})
         print(describe(spec, found))
         rows += pictures
-        if domain is not None:
+        if any(counts["images"] for counts in found["classes"].values()):
             shares[spec] = {name: counts["share"] for name, counts in found["classes"].items()}
     if rows:
         contact_sheet(rows, ["image", "label", "both"]).save(output_dir / "contact_sheet.png")
@@ -56,14 +56,14 @@ def main(args: InspectionArguments) -> int:
     return sum(len(found["problems"]) for found in report.values.values())
 
 
-def inspect(spec: str, limit: int | None, workers: int, sheet_rows: int) -> tuple[dict, Domain | None, list]:
-    """What a domain holds, the domain itself if it could be opened, and rows of a contact sheet."""
+def inspect(spec: str, limit: int | None, workers: int, sheet_rows: int) -> tuple[dict, list]:
+    """What a domain holds, and rows of a contact sheet."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             domain = load_domain(spec)
         except (OSError, ValueError) as error:
-            return {"images": 0, "sizes": {}, "classes": {}, "problems": [str(error)]}, None, []
+            return {"images": 0, "sizes": {}, "classes": {}, "problems": [str(error)]}, []
     problems = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
     sizes, pixels, images, opened, pictures = Counter(), Counter(), Counter(), 0, []
     total, samples = readers(domain, limit)
@@ -94,7 +94,7 @@ def inspect(spec: str, limit: int | None, workers: int, sheet_rows: int) -> tupl
     }
     share = 1 - valid / max(sum(pixels.values()), 1)
     found = {"images": opened, "sizes": dict(sizes.most_common()), "ignored": share, "classes": classes}
-    return {**found, "problems": problems}, domain, pictures
+    return {**found, "problems": problems}, pictures
 
 
 def readers(domain: Domain, limit: int | None) -> tuple[int | None, Iterator]:

@@ -258,8 +258,11 @@ def test_many_groups_are_left_out_of_the_table():
     def report(count):
         return {"m": {"d": {"mean_iou": 0.5}, **{f"d/{index}": {"mean_iou": 0.25} for index in range(count)}}}
 
-    assert evaluate.table(report(6)).splitlines()[2] == "| m | 50.00 |" + " 25.00 |" * 6
-    assert evaluate.table(report(7)).splitlines() == ["| mIoU | d |", "|---|---|", "| m | 50.00 |"]
+    def rows(count):
+        return evaluate.table(report(count), {"m": "m"}, ["d"]).splitlines()
+
+    assert rows(6)[2] == "| m | 50.00 |" + " 25.00 |" * 6
+    assert rows(7) == ["| mIoU | d |", "|---|---|", "| m | 50.00 |"]
 
 
 def test_predict_writes_overlay_and_label(adapter, data, tmp_path, capsys):
@@ -347,3 +350,63 @@ def test_a_photo_is_segmented_as_it_was_held(adapter, tmp_path):
     arguments = predict.PredictionArguments(adapter, [str(tmp_path / "phone.jpg")], str(tmp_path / "out"))
     assert predict.main(arguments) == 0
     assert Image.open(tmp_path / "out" / "phone_label.png").size == (64, 96)
+
+
+def test_robustness_curves_and_resuming(adapter, data, tmp_path, monkeypatch, capsys):
+    """Every corruption and severity, seeded by the image's name; a run that goes on measures only what is missing."""
+    calls, out = [], tmp_path / "out"
+
+    def counting(model, processor, domain, *args, alter=None):
+        calls.append(alter)
+        return evaluate_domain(model, processor, domain, *args, alter=alter)
+
+    monkeypatch.setattr(evaluate, "evaluate_domain", counting)
+    arguments = ("--models", adapter, "--domains", f"{data}@test", "--output_dir", str(out), "--sheet_rows", "0")
+    chosen = ("--corruptions", "fog", "gaussian_noise", "--severities", "1", "5")
+    run(*arguments, *chosen)
+    assert len(calls) == 1 + 2 * 2
+    curves = strict(out / "robustness.json")[adapter]["data"]
+    assert {name: list(curve) for name, curve in curves.items()} == {"fog": ["1", "5"], "gaussian_noise": ["1", "5"]}
+    clean = strict(out / "results.json")[adapter]["data"]["mean_iou"]
+    assert all(value != clean for curve in curves.values() for value in curve.values())
+    row = capsys.readouterr().out.strip().splitlines()[-1]
+    means = [np.mean(list(curve.values())) for curve in curves.values()]
+    expected = [clean, np.mean(means), *means]
+    assert [float(cell) for cell in row.split("|")[2:-1]] == pytest.approx(
+        [100 * value for value in expected], abs=0.01
+    )
+    with Image.open(out / "robustness_data.png") as picture:
+        assert picture.width > 300
+    sample = load_folder(data).dataset[0]["image"]
+    first, again, other, seeded = (
+        np.asarray(evaluate.corrupted("gaussian_noise", 3, seed)(sample, name))
+        for seed, name in ((0, "a"), (0, "a"), (0, "b"), (1, "a"))
+    )
+    assert np.array_equal(first, again) and (first != other).any() and (first != seeded).any()
+    kept = json.loads((out / "robustness.json").read_text())
+    del kept[adapter]["data"]["fog"]["5"]
+    (out / "robustness.json").write_text(json.dumps(kept))
+    calls.clear()
+    run(*arguments, *chosen, "--resume", "true")
+    assert len(calls) == 1
+    assert strict(out / "robustness.json")[adapter]["data"] == curves
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--corruptions", "frogs"], r"--corruptions has \['frogs'\]; expected all, or some of gaussian_noise"),
+        (["--corruptions", "fog", "--severities", "0"], r"--severities is \[0\]; expected numbers from 1 to 5"),
+        (["--scored", "synthia"], "--scored is 'synthia'; expected one of synthia16, synthia13"),
+        (["--scored", "synthia13"], "--scored synthia13 has the classes .*; data has not"),
+    ],
+)
+def test_mistakes_in_corruptions_and_subsets(adapter, data, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        run("--models", adapter, "--domains", str(data), "--output_dir", str(tmp_path / "out"), *arguments)
+
+
+def test_results_that_are_no_json(adapter, data, tmp_path):
+    (tmp_path / "results.json").write_text("{")
+    with pytest.raises(ValueError, match="results.json is no JSON"):
+        run("--models", adapter, "--domains", str(data), "--output_dir", str(tmp_path), "--resume", "true")
