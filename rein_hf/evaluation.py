@@ -46,9 +46,9 @@ def evaluate_domain(
         groups, total = set(), None
         mine = domain.dataset.share(accelerator.process_index, accelerator.num_processes, limit)
     else:
-        columns = domain.dataset.with_format(None)
-        indices = spread(len(columns), limit or len(columns))
-        groups = {columns[index]["domain"] for index in indices}
+        indices = spread(len(domain.dataset), limit or len(domain.dataset))
+        column = domain.dataset.with_format(None)["domain"]
+        groups = {column[index] for index in indices}
         chosen = indices[accelerator.process_index :: accelerator.num_processes]
         mine, total = map(domain.dataset.__getitem__, chosen), len(chosen)
     names = [domain.name, *sorted(groups - {domain.name})]

@@ -76,7 +76,8 @@ class Layout:
         rows = []
         for part in [""] if "" in self.splits else (split or "").split("+"):
             if part not in self.splits or (split and "" in self.splits):
-                raise ValueError(f"{root}: split is {split!r}; expected {' or '.join(map(repr, self.splits))}.")
+                expected = " or ".join(map(repr, filter(None, self.splits))) or "none"
+                raise ValueError(f"{root}: split is {split!r}; expected {expected}.")
             rows += self._find(root, part)
         return rows
 

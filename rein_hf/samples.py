@@ -52,7 +52,7 @@ class TrainingSamples(torch.utils.data.Dataset):
             raise ValueError(f"weights are {weights}; expected a positive number for each of {len(sources)} sources.")
         self.sources = [source.shuffled(seed) if isinstance(source, Stream) else source for source in sources]
         self.length, self.augment, self.seed = length, augment, seed
-        self.pool = None if weights else ConcatDataset(self.sources)
+        self.pool = ConcatDataset(self.sources) if weights is None else None
         if weights is not None:
             shares = np.cumsum(weights) / np.sum(weights)
             self.choices = np.searchsorted(shares, np.random.default_rng([seed, 2]).random(length), side="right")

@@ -319,7 +319,7 @@ def test_unequal_sizes_and_half_a_file(layout, tmp_path):
     ("text", "message"),
     [
         ("gta:{root}", "unknown layout 'gta'; expected one of gta5, synthia, .*, hub"),
-        ("gta5:{root}@train", "split is 'train'; expected ''"),
+        ("gta5:{root}@train", "split is 'train'; expected none"),
         ("cityscapes:{root}", "split is None; expected 'train' or 'val' or 'test'"),
         ("cityscapes:{root}@trian", "split is 'trian'; expected 'train' or 'val' or 'test'"),
         ("gta5:{root}#evry=3", r"unknown option\(s\) \['evry'\]; known here: every, exclude, size"),

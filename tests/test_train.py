@@ -132,6 +132,7 @@ def test_fewer_images_at_once_are_accumulated_to_the_same_batch(recipe):
         (["--rein.rank", "3"], "rank"),
         (["--rein.num_tokens", "9"], "num_tokens is 9, but the model has 8 object queries"),
         (["--train", "[/nowhere]"], "nowhere.*holds no image"),
+        (["--weights", "{daat: 1}"], r"weights names \['daat'\]; expected the sources \['data'\]"),
     ],
 )
 def test_mistakes_in_a_recipe_are_refused(recipe, overrides, message):
