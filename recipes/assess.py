@@ -3,7 +3,7 @@
     python recipes/assess.py --assessment recipes/assessments/streets.yaml --output_dir OUT/assess
 
 A cell is one training run of `recipes/train.py` and its evaluation. Its numbers go to `OUTPUT_DIR/cells/NAME.json`;
-after each the table (`table.md`) and the figure (`figure.png`: mIoU against the parameters trained in the backbone) are
+after each the table (`table.md`) and the figure (`figure.png`: mIoU over the parameters trained in the backbone) are
 drawn anew. Run again, it goes on where it was. Runs under `accelerate launch` too, all processes at one cell.
 
 An assessment is a YAML file:
