@@ -5,6 +5,7 @@ Importing the package registers Rein with peft and the pyramid backbone with tra
 """
 
 from .backbone import ViTPyramidBackbone, ViTPyramidConfig
+from .image_processing import ReinImageProcessor
 from .inference import predict_labels, segment, semantic_scores, slide_inference
 from .metrics import MeanIoU
 from .pictures import colorize, overlay
@@ -16,6 +17,7 @@ __all__ = [
     "HEAD_MODULES",
     "MeanIoU",
     "ReinConfig",
+    "ReinImageProcessor",
     "ReinLayer",
     "ReinModel",
     "ReinQueries",

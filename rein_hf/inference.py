@@ -98,8 +98,9 @@ def segment(
     Returns:
         `np.ndarray` of shape `(H, W)`, uint8 class ids.
     """
-    pixel_values = processor(image.convert("RGB"), return_tensors="pt")["pixel_values"].to(model.device)
-    scores = slide_inference(model, pixel_values, crop, stride)
+    inputs = processor(image.convert("RGB"), return_tensors="pt").to(model.device)
+    rows, columns = (int(inputs["pixel_mask"][0].any(axis).sum()) for axis in (1, 0))  # windows pad by themselves
+    scores = slide_inference(model, inputs["pixel_values"][..., :rows, :columns], crop, stride)
     return predict_labels(scores, (image.height, image.width))[0].cpu().numpy()
 
 

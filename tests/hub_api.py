@@ -106,10 +106,11 @@ class HubHandler(BaseHTTPRequestHandler):
     def find(self, repo: str, rev: str = "main") -> tuple[str, dict[str, bytes]]:
         """Sha and files of a revision."""
         found = self.hub.repos.get(repo)
-        if found is None and self.token is None:  # the Hub does not tell strangers what does not exist
-            raise Refusal(401, None, "Invalid username or password.")
         if found is None:
-            raise Refusal(404, "RepoNotFound", "Repository not found")
+            # the Hub does not tell strangers what does not exist; its 401 has no code, but the library takes that for
+            # RepoNotFound only over https
+            status, message = (404, "Repository not found") if self.token else (401, "Invalid username or password.")
+            raise Refusal(status, "RepoNotFound", message)
         if found.gated and self.token != TOKEN:
             raise Refusal(401, "GatedRepo", f"Access to model {repo} is restricted. Please log in.")
         if found.gated and not found.allowed:

@@ -3,7 +3,7 @@
     with HubServer() as hub:
         hub.add("user/adapter", folder)
         hub.fail("adapter_model.safetensors", status=429, headers={"Retry-After": "0"})
-        subprocess.run(command, env={**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1"})
+        hub.run("import rein_hf; rein_hf.from_pretrained('user/adapter')", home=tmp_path)
         hub.sent("adapter_model.safetensors")
 
 No package on the index provides one: `hf-local-hub` 3.0 is a wrapper without its binary, `olah` 0.5 mirrors the real
@@ -14,6 +14,9 @@ another origin, as the Hub does to its CDN, which supports ranges and must never
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import ThreadingHTTPServer
@@ -88,6 +91,11 @@ class HubServer:
         self._server.shutdown()
         self._server.server_close()
 
+    def clear(self) -> None:
+        """Forget all that was stored, asked and to fail."""
+        for store in (self.repos, self.uploads, self.faults, self.requests):
+            store.clear()
+
     def add(self, repo_id: str, folder: str | Path, branch: str = "main", **attributes) -> str:
         """A commit of the files of a folder; returns its sha. `attributes` are those of [`Repo`]."""
         paths = [path for path in Path(folder).rglob("*") if path.is_file()]
@@ -108,6 +116,20 @@ class HubServer:
 
     def asked(self, path: str = "", method: str = "GET") -> list[Request]:
         return [found for found in self.requests if found.method == method and found.path.endswith(path)]
+
+    def environment(self, home: str | Path, **variables: str) -> dict[str, str]:
+        """The environment of a process whose Hub this is, with cache and settings in the folder `home`."""
+        own = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING_FACE_"))}
+        mine = {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+        quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        return {**own, **mine, **quiet, **variables}
+
+    def run(
+        self, code: str, *arguments: str | Path, home: str | Path, **variables: str
+    ) -> subprocess.CompletedProcess:
+        """Python code in a new process, with `arguments` in its `sys.argv`."""
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        return subprocess.run(command, env=self.environment(home, **variables), capture_output=True, text=True)
 
     def create(self, repo_id: str, **attributes) -> Repo:
         self.repos[repo_id] = Repo({}, {}, **attributes)
