@@ -3,7 +3,7 @@
     with HubServer() as hub:
         hub.add("user/adapter", folder)
         hub.fail("adapter_model.safetensors", status=429, headers={"Retry-After": "0"})
-        hub.run("import rein_hf; rein_hf.from_pretrained('user/adapter')", home=tmp_path)
+        subprocess.run(command, env=hub.environment(home=tmp_path))
         hub.sent("adapter_model.safetensors")
 
 No package on the index provides one: `hf-local-hub` 3.0 is a wrapper without its binary, `olah` 0.5 mirrors the real
@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import ThreadingHTTPServer
@@ -123,13 +121,6 @@ class HubServer:
         mine = {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
         quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
         return {**own, **mine, **quiet, **variables}
-
-    def run(
-        self, code: str, *arguments: str | Path, home: str | Path, **variables: str
-    ) -> subprocess.CompletedProcess:
-        """Python code in a new process, with `arguments` in its `sys.argv`."""
-        command = [sys.executable, "-c", code, *map(str, arguments)]
-        return subprocess.run(command, env=self.environment(home, **variables), capture_output=True, text=True)
 
     def create(self, repo_id: str, **attributes) -> Repo:
         self.repos[repo_id] = Repo({}, {}, **attributes)
