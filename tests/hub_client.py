@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.hub_server import HubServer
 
 
-# reads the arguments of rein_hf.from_pretrained as JSON, one call per line; answers with what a user sees
+# reads a function of rein_hf and its arguments as JSON, one call per line; answers with what a user sees
 LOOP = """
 import hashlib, json, logging, sys, torch, rein_hf
 
@@ -22,10 +22,14 @@ logging.getLogger("huggingface_hub").addHandler(handler)
 for line in sys.stdin:
     log.clear()
     seen = {"outputs": None, "error": None}
+    function, arguments = json.loads(line)
     try:
-        model = rein_hf.from_pretrained(**json.loads(line)).requires_grad_(False)
-        output = model(pixel_values=torch.ones(1, 3, 64, 64)).masks_queries_logits
-        seen["outputs"] = hashlib.sha256(output.numpy().tobytes()).hexdigest()
+        found = getattr(rein_hf, function)(**arguments)
+        if function == "describe":
+            seen["outputs"] = str(found)
+        else:
+            output = found.requires_grad_(False)(pixel_values=torch.ones(1, 3, 64, 64)).masks_queries_logits
+            seen["outputs"] = hashlib.sha256(output.numpy().tobytes()).hexdigest()
     except Exception as error:
         seen["error"] = f"{type(error).__name__}: {error}"
     print(json.dumps({**seen, "log": log}), flush=True)
@@ -34,7 +38,7 @@ for line in sys.stdin:
 
 @dataclass
 class Seen:
-    outputs: str | None  # a fingerprint of the loaded model's outputs
+    outputs: str | None  # a fingerprint of the loaded model's outputs, or the text of a description
     error: str | None  # "Type: message"
     log: list[str]  # what huggingface_hub logged
 
@@ -47,16 +51,19 @@ class HubClient:
         environment = hub.environment(home, **variables)
         self.process = subprocess.Popen([sys.executable, "-c", LOOP], env=environment, text=True, **pipes)
 
-    def ask(self, **arguments) -> None:
-        """Begin `rein_hf.from_pretrained(**arguments)`."""
-        self.process.stdin.write(json.dumps(arguments) + "\n")
+    def ask(self, function: str, **arguments) -> None:
+        self.process.stdin.write(json.dumps([function, arguments]) + "\n")
         self.process.stdin.flush()
 
     def answer(self) -> Seen:
         return Seen(**json.loads(self.process.stdout.readline()))
 
     def load(self, **arguments) -> Seen:
-        self.ask(**arguments)
+        self.ask("from_pretrained", **arguments)
+        return self.answer()
+
+    def describe(self, **arguments) -> Seen:
+        self.ask("describe", **arguments)
         return self.answer()
 
     def close(self) -> None:

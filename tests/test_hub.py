@@ -170,7 +170,7 @@ def test_two_processes_may_download_at_once(hub, client, expected, adapter_folde
     arguments = {"pretrained": "user/adapter", "cache_dir": str(tmp_path / "cache")}
     clients = [client, other]
     for process in clients:
-        process.ask(**arguments)
+        process.ask("from_pretrained", **arguments)
     assert [process.answer().outputs for process in clients] == [expected] * 2
     other.close()
     # the second one waits for the lock and takes the first one's file
