@@ -70,7 +70,7 @@ def main(recipe: RecipeArguments, args: TrainingArguments) -> SegmentationTraine
     set_seed(args.seed)
     sources, targets = [load_domain(spec) for spec in recipe.train], [load_domain(spec) for spec in recipe.evaluate]
     model = build_model(recipe, id2label=dict(enumerate(one_label_set(sources))))
-    processor = build_image_processor()
+    processor = build_image_processor(recipe.patch_size)
     trainer = SegmentationTrainer(
         model=model,
         args=args,

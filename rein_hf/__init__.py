@@ -5,6 +5,8 @@ Importing the package registers Rein with peft and the pyramid backbone with tra
 """
 
 from .backbone import ViTPyramidBackbone, ViTPyramidConfig
+from .description import Description, describe
+from .image_processing import ReinImageProcessor
 from .inference import predict_labels, segment, semantic_scores, slide_inference
 from .metrics import MeanIoU
 from .pictures import colorize, overlay
@@ -13,9 +15,11 @@ from .tuner import ReinConfig, ReinLayer, ReinModel, ReinQueries
 
 
 __all__ = [
+    "Description",
     "HEAD_MODULES",
     "MeanIoU",
     "ReinConfig",
+    "ReinImageProcessor",
     "ReinLayer",
     "ReinModel",
     "ReinQueries",
@@ -25,6 +29,7 @@ __all__ = [
     "build_image_processor",
     "build_segmenter",
     "colorize",
+    "describe",
     "from_pretrained",
     "overlay",
     "predict_labels",

@@ -57,6 +57,7 @@ class ViTPyramidConfig(BackboneConfigMixin, PreTrainedConfig):
     """
 
     model_type = "vit_pyramid"
+    sub_configs = {"backbone_config": AutoConfig}
 
     backbone_config: dict | PreTrainedConfig | None = None
     _out_features: list[str] | None = None

@@ -109,7 +109,7 @@ def segment(
     """
     seen = image.convert("RGB") if size is None else fit(image.convert("RGB"), size)
     pixel_values = processor(seen, return_tensors="pt")["pixel_values"].to(model.device)
-    scores = slide_inference(model, pixel_values, crop, stride)
+    scores = slide_inference(model, pixel_values[..., : seen.height, : seen.width], crop, stride)  # windows pad
     return predict_labels(scores, (image.height, image.width))[0].cpu().numpy()
 
 

@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
-from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
-from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from .backbone import ViTPyramidConfig, load_vit
 from .criterion import ReinCriterion
-from .labels import IGNORE
+from .hub import fetch_adapter
+from .image_processing import ReinImageProcessor
 from .tuner import ReinConfig
 
 
@@ -75,7 +74,7 @@ def build_segmenter(
             num_queries=num_queries,
             **(head or {}),
         )
-    return _assemble(pretrained, config, state_dict, kwargs["dtype"])
+    return _assemble(pretrained, config, state_dict, dtype=kwargs["dtype"])
 
 
 def add_rein(
@@ -96,28 +95,43 @@ def add_rein(
         return get_peft_model(model, config, adapter_name=adapter_name)
 
 
-def build_image_processor() -> Mask2FormerImageProcessorPil:
-    """The stock image processor: ImageNet mean and deviation, no resizing (windows and augmentation choose sizes),
-    pixels labelled 255 in no mask. The one that works without torchvision; saved and loaded as usual."""
-    return Mask2FormerImageProcessorPil(do_resize=False, ignore_index=IGNORE)
+def build_image_processor(patch_size: int = 16) -> ReinImageProcessor:
+    """The image processor of a model with patches of `patch_size` pixels: ImageNet mean and deviation, no resizing
+    (windows and augmentation choose sizes), pixels labelled 255 in no mask."""
+    return ReinImageProcessor(size_divisor=patch_size)
 
 
 def from_pretrained(
-    pretrained: str | os.PathLike, backbone: str | os.PathLike | None = None, **kwargs
+    pretrained: str | os.PathLike,
+    backbone: str | os.PathLike | None = None,
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype | str = torch.float32,
+    device_map: str | dict[str, Any] | None = None,
+    attn_implementation: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    local_files_only: bool = False,
 ) -> PeftModel | Mask2FormerForUniversalSegmentation:
     """A model ready to segment, from an adapter and the DINOv2 checkpoint that it names.
 
     Args:
         pretrained: folder or Hub id of a Rein adapter (Rein and head, some MB), or of a whole Mask2Former.
         backbone (*optional*): folder or Hub id of the DINOv2 checkpoint, instead of the one the adapter names.
-        kwargs: `revision` of the adapter, and `dtype` (float32 by default), `token`, `cache_dir`, `local_files_only`,
-            which hold for adapter and backbone.
+        revision (`str`, *optional*): branch, tag or commit of `pretrained`.
+        dtype: of the weights.
+        device_map (*optional*): where they go, e.g. "cuda" or "auto"; see accelerate. The CPU by default.
+        attn_implementation (`str`, *optional*): of the backbone, e.g. "eager" or "flash_attention_2".
+        token, cache_dir, local_files_only: of the Hub, for adapter and backbone.
 
     Returns:
-        The model in eval mode: a `PeftModel` around a `Mask2FormerForUniversalSegmentation`, or that alone.
+        The model in eval mode: a `PeftModel` around a `Mask2FormerForUniversalSegmentation`, or that alone. Either has
+        the paper's loss: `Mask2FormerForUniversalSegmentation.from_pretrained` of a whole model gives the same weights
+        with transformers' own.
 
     Raises:
-        ValueError: the adapter is not Rein's, or records no base model; the backbone is of another size.
+        ValueError: the adapter is not Rein's, or records no base model; the backbone is of another size; a downloaded
+            file is not what the Hub announced.
         OSError: adapter or backbone cannot be found.
 
     Example:
@@ -133,13 +147,16 @@ def from_pretrained(
 
     ```
     """
-    hub = {k: kwargs[k] for k in ("token", "cache_dir", "local_files_only") if k in kwargs}
-    revision = kwargs.pop("revision", None)
-    kwargs.setdefault("dtype", torch.float32)
-    if not _has_file(pretrained, "adapter_config.json", revision, **hub):
-        model = Mask2FormerForUniversalSegmentation.from_pretrained(pretrained, revision=revision, **kwargs)
+    hub = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+    # only of the backbone: Mask2Former's own attention knows one implementation
+    attention = attn_implementation and {"backbone_config": attn_implementation}
+    placement = {"dtype": dtype, "device_map": device_map, "attn_implementation": attention}
+    # the few MB first: what is wrong with them is told before the backbone is downloaded
+    folder = fetch_adapter(pretrained, revision, **hub)
+    if folder is None:
+        model = Mask2FormerForUniversalSegmentation.from_pretrained(pretrained, revision=revision, **placement, **hub)
         return _with_criterion(model).eval()
-    config = PeftConfig.from_pretrained(str(pretrained), revision=revision, **hub)
+    config = PeftConfig.from_pretrained(str(folder))
     base_type = (getattr(config, "base_config", None) or {}).get("model_type")
     if not isinstance(config, ReinConfig) or base_type != Mask2FormerConfig.model_type:
         raise ValueError(
@@ -149,24 +166,25 @@ def from_pretrained(
     with _quietly():
         base_config = Mask2FormerConfig.from_dict(config.base_config)
     vit = base_config.backbone_config.backbone_config
-    backbone = backbone or config.base_model_name_or_path
-    if not backbone:
+    named = backbone or config.base_model_name_or_path
+    if not named:
         raise ValueError(f"{pretrained}: the adapter names no backbone; pass backbone=FOLDER_OR_HUB_ID.")
+    base_revision = None if backbone else config.revision
     try:
-        found, state_dict = load_vit(backbone, vit.image_size, vit.patch_size, **kwargs)
+        found, state_dict = load_vit(named, vit.image_size, vit.patch_size, dtype=dtype, revision=base_revision, **hub)
     except OSError as error:
         raise OSError(
-            f"{pretrained}: its backbone {backbone} cannot be loaded; pass backbone=FOLDER_OR_HUB_ID. {error}"
+            f"{pretrained}: its backbone {named} cannot be loaded; pass backbone=FOLDER_OR_HUB_ID. {error}"
         ) from error
     for name in ("hidden_size", "num_hidden_layers"):
         if getattr(found, name) != getattr(vit, name):
             raise ValueError(
-                f"{pretrained} was made for a backbone of {name} {getattr(vit, name)}; {backbone} has "
+                f"{pretrained} was made for a backbone of {name} {getattr(vit, name)}; {named} has "
                 f"{getattr(found, name)}."
             )
-    base = _assemble(backbone, base_config, state_dict, kwargs["dtype"])
+    base = _assemble(named, base_config, state_dict, **placement)
     with _quietly():
-        model = PeftModel.from_pretrained(base, str(pretrained), config=config, revision=revision, **hub)
+        model = PeftModel.from_pretrained(base, str(folder), config=config)
     return model.eval()
 
 
@@ -174,17 +192,18 @@ def _assemble(
     pretrained: str | os.PathLike,
     config: Mask2FormerConfig,
     vit_state_dict: dict[str, torch.Tensor],
-    dtype: torch.dtype,
+    **placement,
 ) -> Mask2FormerForUniversalSegmentation:
-    """The model of `config` with the backbone's weights given and the head's new."""
+    """The model of `config` with the backbone's weights given and the head's new. `placement`: `dtype`, `device_map`,
+    `attn_implementation` of `from_pretrained`."""
     prefix = "model.pixel_level_module.encoder.vit."
     with _quietly():
         model, report = Mask2FormerForUniversalSegmentation.from_pretrained(
             None,
             config=config,
             state_dict={prefix + name: tensor for name, tensor in vit_state_dict.items()},
-            dtype=dtype,
             output_loading_info=True,
+            **placement,
         )
     wrong = sorted(name for name in report["missing_keys"] if name.startswith(prefix))
     wrong += sorted(report["unexpected_keys"]) + sorted(map(str, report["mismatched_keys"]))
@@ -215,14 +234,3 @@ def _quietly() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bar:
             transformers_logging.enable_progress_bar()
-
-
-def _has_file(pretrained: str | os.PathLike, name: str, revision: str | None, **hub) -> bool:
-    found = cached_file(
-        pretrained,
-        name,
-        revision=revision,
-        _raise_exceptions_for_missing_entries=False,
-        **hub,
-    )
-    return found is not None

@@ -11,6 +11,8 @@ import torch
 from transformers import Dinov2Config, Dinov2Model
 
 import rein_hf
+from tests.hub_client import HubClient
+from tests.hub_server import HubServer
 
 
 HEAD = {
@@ -75,3 +77,36 @@ def rein_model(segmenter):
 @pytest.fixture
 def pixel_values():
     return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def adapter_folder(rein_model, tmp_path):
+    """What is uploaded of `rein_model`: adapter, naming its backbone by its Hub id, and image processor."""
+    rein_model.peft_config["default"].base_model_name_or_path = "user/vit"
+    rein_model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    rein_hf.build_image_processor().save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+@pytest.fixture(scope="session")
+def hub_and_client(tmp_path_factory):
+    with HubServer() as hub:
+        client = HubClient(hub, tmp_path_factory.mktemp("home"))
+        yield hub, client
+        client.close()
+
+
+@pytest.fixture
+def hub(hub_and_client, vit_folder, adapter_folder):
+    """A Hub on this machine with the tiny backbone `user/vit` and the adapter `user/adapter`."""
+    hub, _ = hub_and_client
+    hub.clear()
+    hub.add("user/vit", vit_folder)
+    hub.add("user/adapter", adapter_folder)
+    return hub
+
+
+@pytest.fixture
+def client(hub_and_client):
+    """A process that loads models from `hub`."""
+    return hub_and_client[1]

@@ -11,6 +11,7 @@ import torch
 from peft import AutoPeftModel, PeftModel, get_peft_model
 from safetensors import safe_open
 from transformers import AutoImageProcessor, Dinov2Config, Dinov2Model, Mask2FormerForUniversalSegmentation
+from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
 import rein_hf
 from rein_hf import HEAD_MODULES, ReinConfig, ReinLayer
@@ -165,12 +166,15 @@ def test_several_adapters_in_one_model(rein_model, build, pixel_values, tmp_path
     rein_model.save_pretrained(tmp_path / "night")
     model = rein_hf.from_pretrained(tmp_path / "day")
     day = logits(model, pixel_values)
+    encoder = model.get_base_model().model.pixel_level_module.encoder
+    backbone = {tensor.data_ptr() for name, tensor in encoder.named_parameters() if "rein_" not in name}
     model.load_adapter(str(tmp_path / "night"), "night")
     assert torch.equal(logits(model, pixel_values), day)
     model.set_adapter("night")
     assert torch.equal(logits(model, pixel_values), night) and not torch.equal(day, night)
     model.set_adapter("default")
     assert torch.equal(logits(model, pixel_values), day)
+    assert backbone == {tensor.data_ptr() for name, tensor in encoder.named_parameters() if "rein_" not in name}
     model.delete_adapter("default")
     model.set_adapter("night")
     assert torch.equal(logits(model, pixel_values), night)
@@ -197,6 +201,40 @@ def test_auto_peft_model_on_a_saved_base(build, pixel_values, tmp_path):
     assert torch.equal(logits(loaded, pixel_values), logits(model, pixel_values))
 
 
+def test_auto_peft_model_cannot_know_the_base_and_says_what_can(rein_model, tmp_path):
+    """The adapter names a DINOv2; around it AutoPeftModel builds a Mask2Former of the default configuration."""
+    rein_model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="hidden_size 32; found 768. .* loaded with rein_hf.from_pretrained"):
+        AutoPeftModel.from_pretrained(str(tmp_path))
+
+
+def test_a_batch_of_several_adapters_is_refused(rein_model, pixel_values):
+    with pytest.raises(ValueError, match="cannot mix adapters in one batch.* call set_adapter before each group"):
+        rein_model(pixel_values=pixel_values, adapter_names=["default", "__base__"])
+
+
+def test_the_backbone_attends_as_asked(rein_model, build, pixel_values, tmp_path):
+    rein_model.save_pretrained(tmp_path / "adapter")
+    build().save_pretrained(tmp_path / "whole")
+    for folder in ("adapter", "whole"):
+        outputs = []
+        for attention in (None, "eager"):
+            model = rein_hf.from_pretrained(tmp_path / folder, attn_implementation=attention, device_map="cpu")
+            vit = next(module for module in model.modules() if isinstance(module, Dinov2Model))
+            assert vit.config._attn_implementation == (attention or "sdpa")
+            base = model.get_base_model() if folder == "adapter" else model
+            with torch.no_grad():
+                outputs.append(base.model.pixel_level_module.encoder(pixel_values).feature_maps[0])
+        torch.testing.assert_close(*outputs)
+
+
+def test_transformers_loads_a_whole_model_with_its_own_loss(segmenter, pixel_values, tmp_path):
+    segmenter.save_pretrained(tmp_path)
+    loaded = Mask2FormerForUniversalSegmentation.from_pretrained(tmp_path)
+    assert torch.equal(logits(loaded, pixel_values), logits(segmenter, pixel_values))
+    assert type(loaded.criterion) is Mask2FormerLoss
+
+
 def test_whole_models_load_too(segmenter, pixel_values, tmp_path):
     segmenter.save_pretrained(tmp_path)
     loaded = rein_hf.from_pretrained(tmp_path)
@@ -221,14 +259,16 @@ def test_another_backbone_by_argument(rein_model, vit_folder, pixel_values, tmp_
 def test_bfloat16_keeps_rein_and_loads(rein_model, pixel_values, tmp_path):
     rein_model.save_pretrained(tmp_path)
     model = rein_hf.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    by_name = rein_hf.from_pretrained(tmp_path, dtype="bfloat16")
+    assert torch.equal(logits(by_name, pixel_values.bfloat16()), logits(model, pixel_values.bfloat16()))
     output = model(pixel_values=pixel_values.bfloat16())
     assert output.masks_queries_logits.dtype == torch.bfloat16 and output.masks_queries_logits.isfinite().all()
 
 
 def test_the_image_processor_goes_with_the_adapter(tmp_path):
-    rein_hf.build_image_processor().save_pretrained(tmp_path)
+    rein_hf.build_image_processor(patch_size=14).save_pretrained(tmp_path)
     processor = AutoImageProcessor.from_pretrained(str(tmp_path))
-    assert (processor.do_resize, processor.ignore_index) == (False, 255)
+    assert (processor.do_resize, processor.ignore_index, processor.size_divisor) == (False, 255, 14)
 
 
 def test_errors_name_what_is_wrong(rein_model, segmenter, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
 from torch import nn
 
@@ -135,6 +137,16 @@ class ReinModel(BaseTuner):
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # peft's own copies `weight` between the modules; neither a list of blocks nor a head has one
         setattr(parent, child_name, new_module)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args, **kwargs):
+        """What peft enters around a forward pass, with its arguments."""
+        if kwargs.get("adapter_names") is not None:
+            raise ValueError(
+                "adapter_names is given, but Rein cannot mix adapters in one batch: the object queries and the head "
+                "are those of one adapter. Sort the images by adapter and call set_adapter before each group."
+            )
+        yield
 
     def _check_merge_allowed(self) -> None:
         raise ValueError(NOT_MERGEABLE)
