@@ -17,10 +17,11 @@ from typing import get_type_hints
 
 import torch
 import yaml
+from peft import LoraConfig
 from transformers import HfArgumentParser, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from rein_hf import ReinConfig, add_rein, build_image_processor, build_segmenter
+from rein_hf import ReinConfig, add_adapter, add_rein, build_image_processor, build_segmenter
 from rein_hf.data import Domain, load_domain
 from rein_hf.samples import Collator, TrainingSamples
 from rein_hf.trainer import SegmentationTrainer
@@ -35,8 +36,9 @@ class RecipeArguments:
         default=None, metadata={"help": "Share of the samples by source; by default each image is seen alike."}
     )
     evaluate: list[str] = dataclasses.field(default_factory=list, metadata={"help": "Domains to evaluate on."})
-    tuning: str = dataclasses.field(default="rein", metadata={"help": "Of the backbone: rein, frozen or full."})
+    tuning: str = dataclasses.field(default="rein", metadata={"help": "Of the backbone: rein, lora, frozen or full."})
     rein: dict | None = dataclasses.field(default=None, metadata={"help": "Arguments of ReinConfig."})
+    lora: dict | None = dataclasses.field(default=None, metadata={"help": "Arguments of peft's LoraConfig."})
     head: dict | None = dataclasses.field(default=None, metadata={"help": "Arguments of Mask2FormerConfig."})
     num_queries: int = dataclasses.field(default=100, metadata={"help": "Object queries, and Rein's tokens."})
     crop: int = dataclasses.field(default=512, metadata={"help": "Side of the training crops in pixels."})
@@ -49,7 +51,10 @@ class RecipeArguments:
 
 
 # Ways to tune the backbone; the head trains alike in all.
-TUNINGS = ("rein", "frozen", "full")
+TUNINGS = ("rein", "lora", "frozen", "full")
+
+# The paper's LoRA, 0.79M parameters in a DINOv2-L: the queries and values of every attention.
+LORA = {"r": 8, "lora_alpha": 8, "target_modules": r".*\.encoder\.vit\..*\.(query|value|q_proj|v_proj)"}
 
 # The paper's recipe, and what transformers' Trainer needs to leave segmentation batches alone.
 DEFAULTS = {
@@ -107,6 +112,8 @@ def build_model(recipe: RecipeArguments, id2label: dict[int, str]) -> torch.nn.M
     )
     if recipe.tuning == "rein":
         return add_rein(model, ReinConfig(**{"num_tokens": recipe.num_queries, **(recipe.rein or {})}))
+    if recipe.tuning == "lora":
+        return add_adapter(model, LoraConfig(**{**LORA, **(recipe.lora or {})}))
     model.model.pixel_level_module.encoder.requires_grad_(recipe.tuning == "full")
     return model
 

@@ -10,7 +10,7 @@ from .image_processing import ReinImageProcessor
 from .inference import predict_labels, segment, semantic_scores, slide_inference
 from .metrics import MeanIoU
 from .pictures import colorize, overlay
-from .segmenter import HEAD_MODULES, add_rein, build_image_processor, build_segmenter, from_pretrained
+from .segmenter import HEAD_MODULES, add_adapter, add_rein, build_image_processor, build_segmenter, from_pretrained
 from .tuner import ReinConfig, ReinLayer, ReinModel, ReinQueries
 
 
@@ -25,6 +25,7 @@ __all__ = [
     "ReinQueries",
     "ViTPyramidBackbone",
     "ViTPyramidConfig",
+    "add_adapter",
     "add_rein",
     "build_image_processor",
     "build_segmenter",

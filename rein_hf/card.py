@@ -1,4 +1,4 @@
-"""The model card of an adapter: facts that somebody wrote down, results that were measured, the rest from its files."""
+"""The model card of an adapter: facts somebody wrote down, results that were measured, the rest from its files."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from .backbone import ViTPyramidBackbone
@@ -31,18 +32,23 @@ def param_groups(model: nn.Module, lr: float, weight_decay: float, backbone_lr_f
         ValueError: nothing in the model is trainable.
     """
     modules = dict(model.named_modules())
-    stacks = tuple(name + "." for name, module in modules.items() if isinstance(module, ReinLayer))
+    adapters = {
+        f"{name}.{part}.": isinstance(module, ReinLayer)
+        for name, module in modules.items()
+        if isinstance(module, BaseTunerLayer)
+        for part in module.adapter_layer_names
+    }
+    of_adapter, of_rein = tuple(adapters), tuple(prefix for prefix, rein in adapters.items() if rein)
     backbones = tuple(name + "." for name, module in modules.items() if isinstance(module, ViTPyramidBackbone))
     groups: dict[tuple[float, float], dict] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         owner = modules[name.rpartition(".")[0]]
-        of_rein = name.startswith(stacks) and ".base_layer." not in name
-        is_token_or_scale = of_rein and isinstance(owner, nn.ParameterDict)
+        is_token_or_scale = name.startswith(of_rein) and isinstance(owner, nn.ParameterDict)
         is_level_embedding = "transformer_module.level_embed." in name
         decay = 0.0 if isinstance(owner, NORMS) or is_token_or_scale or is_level_embedding else weight_decay
-        rate = lr * backbone_lr_factor if name.startswith(backbones) and not of_rein else lr
+        rate = lr * backbone_lr_factor if name.startswith(backbones) and not name.startswith(of_adapter) else lr
         group = groups.setdefault((rate, decay), {"params": [], "lr": rate, "weight_decay": decay, "names": []})
         group["params"].append(parameter)
         group["names"].append(name)

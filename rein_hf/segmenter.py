@@ -17,6 +17,7 @@ from .backbone import ViTPyramidConfig, load_vit
 from .criterion import ReinCriterion
 from .hub import fetch_adapter
 from .image_processing import ReinImageProcessor
+from .recorded import read_recorded, recorded
 from .tuner import ReinConfig
 
 
@@ -88,11 +89,26 @@ def add_rein(
             head is added to its `modules_to_save`.
         adapter_name (`str`): name of the adapter.
     """
-    config = config or ReinConfig(num_tokens=model.config.num_queries)
-    head = HEAD_MODULES if config.link_queries else HEAD_MODULES + QUERY_MODULES
+    return add_adapter(model, config or ReinConfig(num_tokens=model.config.num_queries), adapter_name)
+
+
+def add_adapter(
+    model: Mask2FormerForUniversalSegmentation, config: PeftConfig, adapter_name: str = "default"
+) -> PeftModel:
+    """The model with an adapter of any method of peft, e.g. a LoRA to compare Rein with. The adapter and the head are
+    trainable, everything else is frozen.
+
+    Args:
+        model: from [`build_segmenter`].
+        config (`PeftConfig`): the head is added to its `modules_to_save`, its queries too where Rein does not make
+            them.
+        adapter_name (`str`): name of the adapter.
+    """
+    linked = isinstance(config, ReinConfig) and config.link_queries
+    head = HEAD_MODULES if linked else HEAD_MODULES + QUERY_MODULES
     config.modules_to_save = sorted({*(config.modules_to_save or []), *head})
     with _quietly():
-        return get_peft_model(model, config, adapter_name=adapter_name)
+        return get_peft_model(model, recorded(config, model.config.to_diff_dict()), adapter_name=adapter_name)
 
 
 def build_image_processor(patch_size: int = 16) -> ReinImageProcessor:
@@ -156,12 +172,12 @@ def from_pretrained(
     if folder is None:
         model = Mask2FormerForUniversalSegmentation.from_pretrained(pretrained, revision=revision, **placement, **hub)
         return _with_criterion(model).eval()
-    config = PeftConfig.from_pretrained(str(folder))
-    base_type = (getattr(config, "base_config", None) or {}).get("model_type")
-    if not isinstance(config, ReinConfig) or base_type != Mask2FormerConfig.model_type:
+    config = read_recorded(folder)
+    base_type = (config.base_config or {}).get("model_type")
+    if base_type != Mask2FormerConfig.model_type:
         raise ValueError(
             f"{pretrained}: adapter_config.json is a {type(config).__name__} on a base model of type {base_type!r}; "
-            f"expected a ReinConfig on a {Mask2FormerConfig.model_type!r}. Load other adapters with peft."
+            f"expected an adapter of a {Mask2FormerConfig.model_type!r}. Load other adapters with peft."
         )
     with _quietly():
         base_config = Mask2FormerConfig.from_dict(config.base_config)

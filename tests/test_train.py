@@ -116,6 +116,26 @@ def test_baselines_train_the_head_alike(recipe, tmp_path, vit_folder, tuning, tr
     assert torch.equal(found, pretrained[name]) != trained
 
 
+def test_lora_is_a_baseline_that_loads_like_rein(recipe, tmp_path):
+    """It learns at the full rate, its base is recorded, and it is read again by what was saved alone."""
+    trainer = run(recipe, "--tuning", "lora", "--lora", "{r: 2}")
+    rates = {name: group["lr"] for group in trainer.optimizer.param_groups for name in group.get("names", [])}
+    lora = [name for name in rates if ".lora_" in name]
+    assert (
+        len(lora) == 4 * 2 * 2 and len({rates[name] for name in rates}) == 1
+    )  # four blocks, query and value, A and B
+    model = rein_hf.from_pretrained(tmp_path / "out")
+    assert model.peft_config["default"].r == 2
+    trained = dict(trainer.model.named_parameters())
+    loaded = dict(model.named_parameters())
+    names = [name for name in trained if ".lora_" in name or ".modules_to_save." in name]
+    assert lora and all(torch.equal(loaded[name], trained[name]) for name in names)
+    assert any("queries_features.modules_to_save" in name for name in names)
+    model.save_pretrained(tmp_path / "again")
+    again = dict(rein_hf.from_pretrained(tmp_path / "again").named_parameters())
+    assert all(torch.equal(again[name], trained[name]) for name in names)
+
+
 def test_fewer_images_at_once_are_accumulated_to_the_same_batch(recipe):
     recipe_args, args = train.parse([str(recipe), "--per_device_train_batch_size", "1"])
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (1, 2)
@@ -126,7 +146,7 @@ def test_fewer_images_at_once_are_accumulated_to_the_same_batch(recipe):
     ("overrides", "message"),
     [
         (["--max_stepz", "3"], r"tiny.yaml: unknown key 'max_stepz', did you mean 'max_steps'\?"),
-        (["--tuning", "lora"], "tuning is 'lora'; expected one of rein, frozen, full"),
+        (["--tuning", "vpt"], "tuning is 'vpt'; expected one of rein, lora, frozen, full"),
         (["--max_steps"], r"Expected pairs of --KEY VALUE after .*tiny.yaml; found \['--max_steps'\]"),
         (["--per_device_train_batch_size", "3"], "total_batch_size 2 is not a multiple of 3 images on each of 1 proc"),
         (["--rein.rank", "3"], "rank"),
