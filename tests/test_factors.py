@@ -20,6 +20,7 @@ def vit(vit_folder):
 
 @pytest.fixture
 def model(vit):
+    torch.manual_seed(0)
     model = get_peft_model(vit, ReinConfig(r=4, num_tokens=6)).eval()
     perturb(model)
     return model
