@@ -175,7 +175,7 @@ def parse(argv: list[str]) -> tuple[RecipeArguments, TrainingArguments]:
         raise SystemExit(f"{path}: unknown key {key!r}{f', did you mean {close[0]!r}?' if close else '.'}")
     if values.get("hub_token"):
         raise SystemExit(
-            f"{path}: hub_token would be pickled into training_args.bin and uploaded with it; log in with `hf auth login`."
+            f"{path}: hub_token would be pickled into training_args.bin and uploaded; log in with `hf auth login`."
         )
     for key, value in values.items():
         kind = str(known[key])
