@@ -153,6 +153,10 @@ def parse(argv: list[str]) -> tuple[RecipeArguments, TrainingArguments]:
     for key in values.keys() - known.keys():
         close = difflib.get_close_matches(key, known, n=1)
         raise SystemExit(f"{path}: unknown key {key!r}{f', did you mean {close[0]!r}?' if close else '.'}")
+    if values.get("hub_token"):
+        raise SystemExit(
+            f"{path}: hub_token would be pickled into training_args.bin and uploaded; log in with `hf auth login`."
+        )
     for key, value in values.items():
         kind = str(known[key])
         if isinstance(value, str) and "float" in kind and "str" not in kind:

@@ -1,4 +1,4 @@
-"""The model card of an adapter: facts somebody wrote down, results that were measured, the rest from its files."""
+"""The model card of an adapter: facts that somebody wrote down, measured results, the rest from its files."""
 
 from __future__ import annotations
 
@@ -86,9 +86,7 @@ def render_card(template: Path, repo: str, facts: Facts, results: dict[str, dict
         }
         for metric, name in METRICS.items():
             if not _counted(found[metric]):
-                raise ValueError(
-                    f"{domain} has no {metric}: {found[metric]}. Nothing of it was counted; leave it out."
-                )
+                raise ValueError(f"{domain}: {metric} is {found[metric]}; nothing was counted, leave the domain out.")
             value = round(100 * found[metric], 2)
             eval_results.append(EvalResult(metric_type=metric, metric_name=name, metric_value=value, **place))
     metadata = ModelCardData(

@@ -35,6 +35,25 @@ class Description:
         rein_parameters, head_parameters: what the adapter holds; W_F counts for the head, as in the paper.
         bytes: size of its tensors.
         license, results: from its model card; `EvalResult` of huggingface_hub.
+
+    Example:
+
+    ```py
+    >>> from rein_hf import Description
+    >>> sizes = {"crop": 512, "patch_size": 16, "rank": 16, "num_tokens": 100, "linked": True}
+    >>> counts = {"rein_parameters": 2_990_081, "head_parameters": 20_579_796, "bytes": 94_279_508}
+    >>> origin = {"base": "facebook/dinov2-large", "base_bytes": 1_217_524_200, "license": "mit", "results": ()}
+    >>> print(Description(name="user/adapter", classes=("road", "sky"), **sizes, **counts, **origin))
+    adapter:     user/adapter, 94.28 MB
+    backbone:    facebook/dinov2-large, 1.22 GB
+    classes:     2: road, sky
+    crop, patch: 512, 16 pixels
+    Rein:        100 tokens per block, rank 16, which are the object queries
+    parameters:  2,990,081 of Rein, 20,579,796 of the head
+    licence:     mit
+    results:     none stated
+
+    ```
     """
 
     name: str

@@ -81,6 +81,21 @@ class ReinLayer(nn.Module, ReinTunerLayer):
     Adapter tensors, by name: `rein_tokens_a` (L, m, r) and `rein_tokens_b` (L, r, c), or `rein_tokens` (L, m, c);
     `rein_scale` (1,); linear layers `rein_token_to_feature` W_T (c -> c), `rein_delta` W_f (c -> c) and, if linked,
     `rein_query_proj` W_Q (c -> q) and `rein_query_merge` W_M (3q -> q).
+
+    Example:
+
+    ```py
+    >>> import torch
+    >>> from rein_hf import ReinConfig, ReinLayer
+
+    >>> blocks, features = torch.nn.ModuleList([torch.nn.Linear(32, 32)]), torch.ones(1, 1 + 6, 32)
+    >>> plain = blocks[0](features)
+    >>> layer = ReinLayer(blocks, "default", ReinConfig(num_tokens=10), hidden_size=32, num_prefix_tokens=1)
+    >>> refined = layer[0](features)
+    >>> torch.equal(refined[:, :1], plain[:, :1]), torch.equal(refined[:, 1:], plain[:, 1:])
+    (True, False)
+
+    ```
     """
 
     adapter_layer_names = (
@@ -281,6 +296,21 @@ class ReinQueries(nn.Module, ReinTunerLayer):
 
     Raises:
         ValueError: there are not as many tokens as queries.
+
+    Example:
+
+    ```py
+    >>> from torch import nn
+    >>> from rein_hf import ReinConfig, ReinLayer, ReinQueries
+
+    >>> config, blocks = ReinConfig(num_tokens=10), nn.ModuleList([nn.Linear(32, 32), nn.Linear(32, 32)])
+    >>> layer = ReinLayer(blocks, "default", config, hidden_size=32, num_prefix_tokens=1, query_dim=8)
+    >>> queries = ReinQueries(nn.Embedding(10, 8), "default", config, content=False)
+    >>> queries.link((layer,))
+    >>> bool((queries.weight == layer.object_queries("default")).all())
+    True
+
+    ```
     """
 
     adapter_layer_names = ("rein_query_content",)
