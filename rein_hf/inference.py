@@ -11,11 +11,15 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from .head import class_and_mask_logits
 from .transforms import fit
 
 
 # Windows that go through the model together; bounds the memory that a large image takes.
 WINDOWS_AT_ONCE = 8
+
+# Rows of pixels that are upsampled together: all masks at full size would be the largest tensor of all, and slower.
+ROWS_AT_ONCE = 16
 
 
 def semantic_scores(
@@ -31,11 +35,14 @@ def semantic_scores(
         size (`(int, int)`): height and width of the pixels asked for; mask logits are upsampled to it bilinearly.
 
     Returns:
-        `torch.Tensor` of shape `(B, K, *size)`, each score at least 0.
+        `torch.Tensor` of shape `(B, K, *size)`, each score at least 0; in memory the classes of a pixel lie together.
     """
     with torch.autocast(masks_queries_logits.device.type, enabled=False):  # which would sum in 8 bits of mantissa
-        masks = F.interpolate(masks_queries_logits, size=size, mode="bilinear", align_corners=False)
-        return torch.einsum("bmk,bmhw->bkhw", class_queries_logits.softmax(dim=-1)[..., :-1], masks.sigmoid())
+        classes = class_queries_logits.softmax(dim=-1)[..., :-1]
+        scores = classes.new_empty(len(classes), *size, classes.shape[-1])
+        for rows, masks in _upsampled(masks_queries_logits, size):
+            scores[:, rows] = (masks.sigmoid().flatten(1, 2) @ classes).unflatten(1, masks.shape[1:3])
+    return scores.permute(0, 3, 1, 2)
 
 
 @torch.no_grad()
@@ -67,23 +74,26 @@ def slide_inference(
         for top in _window_starts(height, crop, stride)
         for left in _window_starts(width, crop, stride)
     ]
+    if len(windows) == 1:
+        return next(_window_scores(model, pixel_values[None]))
     scores, count = None, pixel_values.new_zeros(height, width)
     for first in range(0, len(windows), WINDOWS_AT_ONCE):
         chosen = windows[first : first + WINDOWS_AT_ONCE]
         found = _window_scores(model, torch.stack([pixel_values[..., rows, columns] for rows, columns in chosen]))
         for (rows, columns), window in zip(chosen, found, strict=True):
             if scores is None:
-                scores = window.new_zeros(*window.shape[:2], height, width)
+                scores = window.new_zeros(len(window), height, width, window.shape[1]).permute(0, 3, 1, 2)
             scores[..., rows, columns] += window
             count[rows, columns] += 1
-    return scores / count
+    return scores.div_(count)
 
 
 def predict_labels(scores: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Label maps (B, *size) of uint8 from class scores (B, K, H, W), resized bilinearly to the labels' size first."""
-    if scores.shape[-2:] != torch.Size(size):
-        scores = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
-    return scores.argmax(dim=1).to(torch.uint8)
+    if scores.shape[-2:] == torch.Size(size):
+        return scores.argmax(dim=1).to(torch.uint8)
+    strips = _upsampled(scores, size)
+    return torch.cat([strip.argmax(dim=-1).to(torch.uint8) for _, strip in strips], dim=1)
 
 
 def segment(
@@ -119,6 +129,25 @@ def _window_starts(length: int, crop: int, stride: int) -> list[int]:
     return [min(start, last) for start in range(0, last + stride, stride)]
 
 
+def _upsampled(maps: torch.Tensor, size: tuple[int, int]) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Maps (B, c, h, w) resized bilinearly, strip by strip: the rows of a strip, and its pixels (B, rows, width, c).
+
+    Channels last, over which resizing is fastest, and sums or maxima over channels as well.
+    """
+    maps = maps.permute(0, 2, 3, 1).contiguous()
+    last, dtype = maps.shape[1] - 1, torch.promote_types(maps.dtype, torch.float32)
+    # where `F.interpolate` with align_corners=False takes each row from
+    source = (torch.arange(size[0], dtype=dtype, device=maps.device) + 0.5) * ((last + 1) / size[0]) - 0.5
+    source = source.clamp(0, last)
+    upper = source.long()
+    lower, part = (upper + 1).clamp(max=last), (source - upper).to(maps.dtype)
+    for first in range(0, size[0], ROWS_AT_ONCE):
+        rows = slice(first, first + ROWS_AT_ONCE)
+        strip = torch.lerp(maps[:, upper[rows]], maps[:, lower[rows]], part[rows, None, None]).permute(0, 3, 1, 2)
+        strip = F.interpolate(strip, size=(strip.shape[2], size[1]), mode="bilinear", align_corners=False)
+        yield rows, strip.permute(0, 2, 3, 1)
+
+
 def _window_scores(model: nn.Module, windows: torch.Tensor) -> Iterator[torch.Tensor]:
     """Scores (B, K, h, w) of each of the windows (windows, B, 3, h, w), all of which go through the model at once;
     sides that the patches do not fill are padded with zeros and cut again."""
@@ -126,11 +155,9 @@ def _window_scores(model: nn.Module, windows: torch.Tensor) -> Iterator[torch.Te
     height, width = windows.shape[-2:]
     rows, columns = (max(math.ceil(side / patch), 2) for side in (height, width))  # the coarsest map halves them
     padded = F.pad(windows.flatten(0, 1), (0, columns * patch - width, 0, rows * patch - height))
-    output = model(pixel_values=padded)
     classes, masks = (
         logits.to(torch.promote_types(logits.dtype, torch.float32)).unflatten(0, windows.shape[:2])
-        for logits in (output.class_queries_logits, output.masks_queries_logits)
+        for logits in class_and_mask_logits(model, padded)
     )
     for window_classes, window_masks in zip(classes, masks, strict=True):
-        # one after the other: at full size the masks of one window are the largest tensor of all
         yield semantic_scores(window_classes, window_masks, padded.shape[-2:])[..., :height, :width]

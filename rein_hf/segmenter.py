@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from .backbone import ViTPyramidConfig, load_vit
 from .criterion import ReinCriterion
+from .head import lighten
 from .hub import fetch_adapter
 from .image_processing import ReinImageProcessor
 from .recorded import read_recorded, recorded
@@ -232,6 +233,7 @@ def _assemble(
 def _with_criterion(model: Mask2FormerForUniversalSegmentation) -> Mask2FormerForUniversalSegmentation:
     criterion = ReinCriterion(model.config, model.weight_dict)
     model.criterion = criterion.to(model.device)
+    lighten(model)
     return model
 
 

@@ -70,6 +70,18 @@ def test_semantic_scores_are_the_papers_sum():
     assert not torch.allclose(found.sum(1), torch.full_like(found[:, 0], 5 / 2))  # no-object takes its share
 
 
+@pytest.mark.parametrize("size", [(100, 7), (16, 40), (33, 33), (5, 300), (1, 1)])
+def test_strips_of_rows_are_the_whole_resize(size):
+    """Larger and smaller, of a height that strips of 16 rows fill or not."""
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.randn(2, 6, 4, generator=generator, dtype=torch.float64)
+    masks = 3 * torch.randn(2, 6, 25, 30, generator=generator, dtype=torch.float64)
+    whole = F.interpolate(masks, size=size, mode="bilinear", align_corners=False)
+    expected = torch.einsum("bmk,bmhw->bkhw", classes.softmax(-1)[..., :-1], whole.sigmoid())
+    torch.testing.assert_close(semantic_scores(classes, masks, size), expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(predict_labels(masks, size), whole.argmax(dim=1).to(torch.uint8))
+
+
 def test_mask_logits_are_upsampled_before_the_sigmoid():
     masks = torch.tensor([[[[-8.0, 8.0]]]])
     found = semantic_scores(SURE[None], masks, (1, 4))[0, 0, 0]
