@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,22 +81,23 @@ def as_keys(key: str, value: str | dict) -> dict:
 
 
 def run_cell(name: str, plan: dict, keys: dict, output_dir: Path) -> dict:
-    """Train and evaluate one cell, or read what an earlier run has left of it: `trained` parameters of the backbone,
-    mIoU by target as `scores`, `seconds` of training."""
+    """Train and evaluate one cell, or read what an earlier run has left of it: `trained` parameters of the backbone
+    and mIoU by target as `scores`."""
     results = Results(output_dir / "cells" / f"{name}.json", resume=True, writes=Accelerator().is_main_process)
     if not results.has("scores"):
         run = output_dir / "runs" / name
         overrides = {**keys, "output_dir": str(run)}
         argv = [part for key, value in overrides.items() for part in (f"--{key}", yaml.safe_dump(value))]
-        start = time.monotonic()
-        trainer = train.main(*train.parse([plan["recipe"], *argv]))
-        found = {"trained": trained_in_backbone(trainer.model), "seconds": round(time.monotonic() - start)}
-        model = rein_hf.from_pretrained(run).to(trainer.accelerator.device)
+        recipe, training = train.parse([plan["recipe"], *argv])
+        train.main(recipe, training)
+        trained = trained_in_backbone(train.build_model(recipe, id2label={0: "any"}))
+        accelerator = Accelerator()
+        model = rein_hf.from_pretrained(run).to(accelerator.device)
         processor, scores = AutoImageProcessor.from_pretrained(run), {}
         for domain in map(load_domain, plan["targets"]):
-            metric = evaluate_domain(model, processor, domain, trainer.accelerator)[domain.name]
+            metric = evaluate_domain(model, processor, domain, accelerator)[domain.name]
             scores[domain.name] = metric.compute()["mean_iou"]
-        results.put({**found, "scores": scores})
+        results.put({"trained": trained, "scores": scores})
     return results.values
 
 

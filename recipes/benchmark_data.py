@@ -60,7 +60,7 @@ def main(args: DataBenchmarkArguments) -> dict[str, float]:
                 sample = domain.dataset[index]
                 rng = np.random.default_rng([round, index])
                 image, label = augment(sample["image"], sample["label"], rng)
-                samples.append({"image": image, "label": label})
+                samples.append({**sample, "image": image, "label": label})
             for start in range(0, len(samples), batch) if batch else ():
                 collate(samples[start : start + batch])
 

@@ -3,28 +3,31 @@
     python recipes/train.py recipes/configs/RECIPE.yaml [--max_steps 100] [--rein.r 8] [--KEY VALUE ...]
 
 A recipe is a YAML file of the arguments below and of transformers.TrainingArguments; what it leaves out is as in the
-paper. Values on the command line replace the file's. The same command resumes an interrupted run.
+paper. Values on the command line replace the file's. The same command resumes an interrupted run, at any moment and to
+the same weights; `recipe.json` in its folder holds what may not change between the two.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import os
 import sys
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import torch
 import yaml
+from accelerate.utils import broadcast_object_list
 from peft import LoraConfig
 from transformers import HfArgumentParser, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
-from rein_hf import ReinConfig, add_adapter, add_rein, build_image_processor, build_segmenter
+from rein_hf import ReinConfig, add_adapter, add_rein, build_image_processor, build_segmenter, checkpoints
 from rein_hf.data import Domain, load_domain
+from rein_hf.hub_data import Stream
 from rein_hf.samples import Collator, TrainingSamples
-from rein_hf.trainer import SegmentationTrainer
+from rein_hf.trainer import WEIGHTS, SegmentationTrainer
 from rein_hf.transforms import Augmentation
 
 
@@ -67,13 +70,27 @@ DEFAULTS = {
     "train_sampling_strategy": "sequential",  # TrainingSamples is in random order already
     "remove_unused_columns": False,
     "save_total_limit": 2,
+    "metric_for_best_model": "miou",
+    "logging_nan_inf_filter": False,  # it would hide such a loss from the log, and waits for the device at every step
     "report_to": "none",
 }
 
+# What shapes the weights beside the recipe's own arguments, and may not change when a run goes on. Whatever is not
+# here may: how often it logs, saves and evaluates, where it runs and on how many processes.
+FIXED = (
+    "max_steps seed learning_rate weight_decay lr_scheduler_type lr_scheduler_kwargs warmup_steps max_grad_norm "
+    "adam_beta1 adam_beta2 adam_epsilon bf16 fp16 load_best_model_at_end"
+).split()
 
-def main(recipe: RecipeArguments, args: TrainingArguments) -> SegmentationTrainer:
+
+def main(recipe: RecipeArguments, args: TrainingArguments) -> SegmentationTrainer | None:
+    """Trains, and returns the trainer; None if the run has finished before."""
     set_seed(args.seed)
     sources, targets = [load_domain(spec) for spec in recipe.train], [load_domain(spec) for spec in recipe.evaluate]
+    finished, checkpoint = begin(fixed_values(recipe, args, sources), args)
+    if finished:
+        print(f"{args.output_dir} holds the finished run of this recipe, {args.max_steps} steps; nothing to do.")
+        return None
     model = build_model(recipe, id2label=dict(enumerate(one_label_set(sources))))
     processor = build_image_processor(recipe.patch_size)
     trainer = SegmentationTrainer(
@@ -91,9 +108,9 @@ def main(recipe: RecipeArguments, args: TrainingArguments) -> SegmentationTraine
         domains=targets,
         eval_limit=recipe.eval_limit,
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))
-    trainer.save_model()
+    trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_state()
+    trainer.save_model()
     return trainer
 
 
@@ -155,7 +172,7 @@ def parse(argv: list[str]) -> tuple[RecipeArguments, TrainingArguments]:
         raise SystemExit(f"{path}: unknown key {key!r}{f', did you mean {close[0]!r}?' if close else '.'}")
     if values.get("hub_token"):
         raise SystemExit(
-            f"{path}: hub_token would be pickled into training_args.bin and uploaded; log in with `hf auth login`."
+            f"{path}: a hub_token does not belong in a recipe or on a command line; log in with `hf auth login`."
         )
     for key, value in values.items():
         kind = str(known[key])
@@ -180,8 +197,49 @@ def parse(argv: list[str]) -> tuple[RecipeArguments, TrainingArguments]:
     return recipe, args
 
 
-def last_checkpoint(output_dir: str) -> str | None:
-    return get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+def fixed_values(recipe: RecipeArguments, args: TrainingArguments, sources: list[Domain]) -> dict[str, Any]:
+    """What may not change when a run goes on, as JSON: the recipe but for its evaluation, the number of images of each
+    source, and `FIXED`."""
+    values = {key: value for key, value in dataclasses.asdict(recipe).items() if not key.startswith("eval")}
+    values["images"] = {s.name: None if isinstance(s.dataset, Stream) else len(s.dataset) for s in sources}
+    stock = args.to_dict()
+    return json.loads(json.dumps(values | {key: stock[key] for key in FIXED}))
+
+
+def begin(values: dict[str, Any], args: TrainingArguments) -> tuple[bool, str | None]:
+    """Whether the run in `output_dir` has finished, and if not the checkpoint to go on from. The main process finds it
+    out for all, and clears away what an interrupted run has left half written.
+
+    Raises:
+        SystemExit: the run there is of another recipe; there is something of a run whose recipe is not known.
+        ValueError: all checkpoints are damaged.
+    """
+    found: list = [None]
+    if args.process_index == 0:
+        output_dir = Path(args.output_dir)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        checkpoints.discard_partial(output_dir)
+        finished = any((output_dir / name).exists() for name in WEIGHTS)
+        path = output_dir / "recipe.json"
+        if finished or checkpoints.checkpoints(output_dir):
+            if not path.exists():
+                raise SystemExit(f"{output_dir} holds a run, but no {path.name} to compare this one with.")
+            before = checkpoints.read_json(path)
+            changes = [
+                f"{key} was {before.get(key)!r}, is {values.get(key)!r}"
+                for key in sorted(before.keys() | values.keys())
+                if before.get(key) != values.get(key)
+            ]
+            if changes:
+                raise SystemExit(
+                    f"{output_dir} holds a run of another recipe: {'; '.join(changes)}. Take another --output_dir, or "
+                    f"remove this one; if only a folder has moved, say so in {path}."
+                )
+        else:
+            checkpoints.write_json(path, values)
+        checkpoint = None if finished else checkpoints.last_whole(output_dir)
+        found = [(finished, checkpoint and str(checkpoint))]
+    return broadcast_object_list(found)[0]
 
 
 if __name__ == "__main__":

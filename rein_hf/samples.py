@@ -97,7 +97,8 @@ class Collator:
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """`pixel_values` (B, 3, crop, crop) float32, and per image `mask_labels` (classes, crop, crop) and
         `class_labels` (classes,). Labels have to be `crop` x `crop` already: padded by the processor, pixels of no
-        class would get the value 255 in every mask.
+        class would get the value 255 in every mask. Beside these, `samples`: "domain/name" of each image, which
+        [`SegmentationTrainer`] takes out before the model sees the batch.
 
         Raises:
             ValueError: a label is of another size.
@@ -112,7 +113,8 @@ class Collator:
             pad_size=SizeDict(height=self.crop, width=self.crop),
             return_tensors="pt",
         )
-        return {key: batch[key] for key in ("pixel_values", "mask_labels", "class_labels")}
+        names = [f"{sample['domain']}/{sample['name']}" for sample in samples]
+        return {key: batch[key] for key in ("pixel_values", "mask_labels", "class_labels")} | {"samples": names}
 
 
 @lru_cache(maxsize=16)

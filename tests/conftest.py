@@ -9,28 +9,17 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
-from transformers import AutoModel, Dinov2Config, Dinov2Model
+from transformers import AutoModel
 
 import rein_hf
 from tests.hub_client import HubClient
 from tests.hub_server import HubServer
-
-
-HEAD = {
-    "feature_size": 32,
-    "mask_feature_size": 32,
-    "hidden_dim": 32,
-    "encoder_layers": 1,
-    "decoder_layers": 3,
-    "encoder_feedforward_dim": 48,
-    "dim_feedforward": 48,
-    "num_attention_heads": 4,
-    "train_num_points": 64,
-}
+from tests.runs import HEAD, write_recipe, write_vit
 
 
 def perturb(model: torch.nn.Module, seed: int = 0) -> None:
@@ -55,13 +44,13 @@ def of_adapter(model: torch.nn.Module, *adapters: str) -> set[str]:
 @pytest.fixture(scope="session")
 def vit_folder(tmp_path_factory) -> str:
     """A `Dinov2Model` checkpoint of patch 14 and image 56, as Meta's are of patch 14 and image 518."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("vit")
-    config = Dinov2Config(
-        hidden_size=32, num_hidden_layers=4, num_attention_heads=2, image_size=56, patch_size=14, layerscale_value=1.0
-    )
-    Dinov2Model(config).save_pretrained(folder)
-    return str(folder)
+    return str(write_vit(tmp_path_factory.mktemp("vit")))
+
+
+@pytest.fixture
+def recipe(vit_folder, tmp_path) -> Path:
+    """A recipe file of four steps on six painted rectangles."""
+    return write_recipe(tmp_path, vit_folder)
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def test_a_grid_its_table_and_figure(plan, tmp_path, capsys, monkeypatch):
         f"tiny_{tuning}_seed{seed}" for tuning in ("frozen", "rein of rank 2") for seed in (0, 1)
     }
     written = json.loads((out / "cells" / "tiny_frozen_seed0.json").read_text())
-    assert written.keys() == {"trained", "seconds", "scores"} and written["scores"].keys() == {"seen", "unseen"}
+    assert written.keys() == {"trained", "scores"} and written["scores"].keys() == {"seen", "unseen"}
     model = rein_hf.from_pretrained(out / "runs" / "tiny_rein of rank 2_seed0")
     of_rein = [p for name, p in model.named_parameters() if ".rein_" in name and "rein_query_content" not in name]
     assert [cell["trained"] for cell in cells] == [0, 0, *[sum(p.numel() for p in of_rein)] * 2]

@@ -253,7 +253,8 @@ def batch():
 
 def test_a_batch_is_the_models_arguments(batch):
     _, labels, found = batch
-    assert found.keys() == {"pixel_values", "mask_labels", "class_labels"}
+    assert found.keys() == {"pixel_values", "mask_labels", "class_labels", "samples"}
+    assert found["samples"] == ["y/x", "y/x"]
     assert (found["pixel_values"].shape, found["pixel_values"].dtype) == ((2, 3, 32, 32), torch.float32)
     assert [classes.tolist() for classes in found["class_labels"]] == [[0, 2, 7], [13, 18]]
     assert {classes.dtype for classes in found["class_labels"]} == {torch.int64}
@@ -295,7 +296,7 @@ def test_the_trap_of_padding_labels_with_the_processor():
 
 
 def test_an_image_without_any_class_has_no_masks():
-    sample = {"image": Image.new("RGB", (32, 32)), "label": Image.new("L", (32, 32), 255)}
+    sample = {"image": Image.new("RGB", (32, 32)), "label": Image.new("L", (32, 32), 255), "name": "x", "domain": "y"}
     found = Collator(rein_hf.build_image_processor(), 32)([sample])
     assert found["mask_labels"][0].shape == (0, 32, 32) and found["class_labels"][0].shape == (0,)
 

@@ -3,62 +3,13 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-import yaml
-from PIL import Image
-from safetensors.torch import load_file
 
 import rein_hf
 from recipes import train
 from rein_hf.trainer import SegmentationTrainer
-from tests.conftest import HEAD
-
-
-@pytest.fixture
-def recipe(vit_folder, tmp_path) -> Path:
-    """A recipe file of four steps on six painted rectangles."""
-    rng = np.random.default_rng(0)
-    data = tmp_path / "data"
-    (data / "images").mkdir(parents=True)
-    (data / "labels").mkdir()
-    for index in range(6):
-        label = np.zeros((72, 96), np.uint8)
-        label[: rng.integers(10, 60)] = 10
-        label[20:50, 10 : rng.integers(30, 90)] = 13
-        image = np.stack([label * 15, 255 - label, rng.integers(0, 255, label.shape)], -1).astype(np.uint8)
-        Image.fromarray(image).save(data / "images" / f"{index}.png")
-        Image.fromarray(label).save(data / "labels" / f"{index}.png")
-    path = tmp_path / "tiny.yaml"
-    path.write_text(
-        yaml.safe_dump(
-            {
-                "backbone": vit_folder,
-                "train": [str(data)],
-                "evaluate": [f"seen={data}"],
-                "crop": 64,
-                "num_queries": 8,
-                "head": HEAD,
-                "rein": {"r": 4},
-                "max_steps": 4,
-                "total_batch_size": 2,
-                "save_steps": 2,
-                "use_cpu": True,
-                "disable_tqdm": True,
-                "output_dir": str(tmp_path / "out"),
-            }
-        )
-    )
-    return path
-
-
-def run(recipe: Path, *overrides: str):
-    return train.main(*train.parse([str(recipe), *overrides]))
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "adapter_model.safetensors")
+from tests.runs import run, weights
 
 
 def test_a_run_leaves_an_adapter_that_loads_and_scores(recipe, tmp_path):

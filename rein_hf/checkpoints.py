@@ -1,0 +1,187 @@
+"""Checkpoints of a run that are whole or not there, whatever kills it.
+
+A checkpoint is written in a hidden folder beside the others, gets a list of its files with their sizes and checksums,
+and takes its name last, by a rename. One that is deleted loses its name first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+
+MANIFEST = "manifest.json"
+PARTIAL = ".partial"
+
+
+@contextmanager
+def making_room(output_dir: Path, name: str) -> Iterator[None]:
+    """Says what to do where `name` cannot be written in a folder; what there is of it is removed.
+
+    Raises:
+        OSError: naming both, the reason and the free space.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch raises the second on a full disk
+        discard_partial(output_dir)
+        free = shutil.disk_usage(output_dir).free / 1e9
+        kept = ", ".join(path.name for path in checkpoints(output_dir)) or "none"
+        raise OSError(
+            f"{name} could not be written in {output_dir} ({type(error).__name__}: {error}); {free:.2f} GB are free "
+            f"there. Nothing of it is left; checkpoints before it: {kept}. Make room, and run the same command again."
+        ) from error
+
+
+def seal(folder: Path) -> None:
+    """Writes the list of the files in a folder to its `manifest.json`, and all of them to the disk itself."""
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": _sha256(path, sync=True)}
+    write_json(folder / MANIFEST, {"files": files})
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a sealed folder, naming the file; None if it is as it was sealed."""
+    path = folder / MANIFEST
+    try:
+        files = {name: (entry["size"], entry["sha256"]) for name, entry in read_json(path)["files"].items()}
+    except FileNotFoundError:
+        return f"{path} is missing"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return f"{path} is no list of files ({type(error).__name__}: {error})"
+    for name, (size, sha256) in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{path} is missing"
+        if path.stat().st_size != size:
+            return f"{path} has {path.stat().st_size} bytes; expected {size}"
+        if _sha256(path) != sha256:
+            return f"{path} is not as it was written (its checksum differs)"
+    return None
+
+
+def checkpoints(output_dir: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    found = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(found, key=_step)
+
+
+def last_whole(output_dir: Path) -> Path | None:
+    """
+    The newest checkpoint that is whole, or None if there is no checkpoint. Damaged newer ones are set aside as
+    `damaged-checkpoint-N`, with a warning.
+
+    Raises:
+        ValueError: all are damaged. Starting again from nothing would look like going on.
+    """
+    found = {}
+    for folder in reversed(checkpoints(output_dir)):
+        reason = damage(folder)
+        if reason is None:
+            for damaged, why in found.items():
+                warnings.warn(f"{damaged.name} is damaged: {why}. Going on from {folder.name}.", stacklevel=2)
+                aside = damaged.with_name(f"damaged-{damaged.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                damaged.rename(aside)
+            return folder
+        found[folder] = reason
+    if found:
+        raise ValueError(
+            f"All checkpoints in {output_dir} are damaged: {'; '.join(found.values())}. Put back the files, or remove "
+            "these folders to start from the beginning."
+        )
+    return None
+
+
+def place(partial: Path, folder: Path) -> None:
+    """Gives a whole partial folder its name, in place of what has it already."""
+    seal(partial)
+    if folder.exists():
+        folder.rename(partial.with_name(f"replaced-{folder.name}"))
+    partial.rename(folder)
+    discard_partial(folder.parent)
+    _sync(folder.parent)
+
+
+def place_files(partial: Path, folder: Path, last: tuple[str, ...]) -> None:
+    """Moves the files of a partial folder into one that holds others, those named `last` after all others: where
+    they are, the others are."""
+    for path in sorted(partial.iterdir(), key=lambda path: path.name in last):
+        _sha256(path, sync=True)
+        os.replace(path, folder / path.name)
+    discard_partial(folder)
+    _sync(folder)
+
+
+def keep_newest(output_dir: Path, number: int | None, best: Path | None) -> None:
+    """Deletes all checkpoints but the newest ones and, besides, the best one. All are kept if `number` is None."""
+    for folder in checkpoints(output_dir)[:-number] if number else []:
+        if folder != best:
+            delete(folder)
+
+
+def delete(folder: Path) -> None:
+    """Deletes a folder so that no half of it can be taken for whole."""
+    doomed = partial_folder(folder)
+    doomed.parent.mkdir(exist_ok=True)
+    folder.rename(doomed)
+    shutil.rmtree(doomed.parent)
+
+
+def partial_folder(folder: Path) -> Path:
+    """Where a folder is written before it has its name."""
+    return folder.parent / PARTIAL / folder.name
+
+
+def discard_partial(output_dir: Path) -> None:
+    """Removes what an interrupted run has left of a folder that has no name yet."""
+    shutil.rmtree(Path(output_dir) / PARTIAL, ignore_errors=True)
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, values: dict) -> None:
+    """Writes a file whole or not at all."""
+    beside = path.with_name(f".{path.name}")
+    with open(beside, "w", encoding="utf-8") as file:
+        json.dump(values, file, indent=1, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+    _sync(path.parent)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])
+
+
+def _sha256(path: Path, sync: bool = False) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+        if sync:
+            os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def _sync(folder: Path) -> None:
+    """Names are on the disk when the folder is. Windows has no such thing, and no need of it."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
