@@ -318,7 +318,7 @@ def write_adapter(
     base: Mask2FormerForUniversalSegmentation, rein: ReinConfig, adapter: Tensors, backbone: str, folder: Path
 ) -> None:
     """Saves the adapter of a model and the name of the backbone that it belongs to."""
-    base.name_or_path = base.config.backbone_config.backbone_config.name_or_path = backbone
+    base.name_or_path = base.config.name_or_path = base.config.backbone_config.backbone_config.name_or_path = backbone
     model = rein_hf.add_rein(base, rein)
     set_peft_model_state_dict(model, {PEFT_PREFIX + name: tensor for name, tensor in adapter.items()})
     model.save_pretrained(folder, save_embedding_layers=False)

@@ -227,7 +227,8 @@ def _assemble(
     wrong += sorted(report["unexpected_keys"]) + sorted(map(str, report["mismatched_keys"]))
     if wrong:
         raise ValueError(f"{pretrained} does not fill the backbone; missing, unexpected or misshapen: {wrong}.")
-    model.name_or_path = str(pretrained)  # becomes the adapter's base_model_name_or_path
+    # becomes the adapter's base_model_name_or_path, and the base model on its card
+    model.name_or_path = model.config.name_or_path = str(pretrained)
     return _with_criterion(model)
 
 

@@ -6,9 +6,14 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import pytest
 import torch
-from transformers import Dinov2Config, Dinov2Model
+from peft import PeftModel, get_peft_model
+from transformers import AutoModel, Dinov2Config, Dinov2Model
 
 import rein_hf
 from tests.hub_client import HubClient
@@ -35,6 +40,16 @@ def perturb(model: torch.nn.Module, seed: int = 0) -> None:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+def trainable(model: torch.nn.Module) -> set[str]:
+    """Names of the parameters that require gradients."""
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def of_adapter(model: torch.nn.Module, *adapters: str) -> set[str]:
+    """Names of the parameters of these adapters, their copies of the head included."""
+    return {name for name, _ in model.named_parameters() if set(adapters) & set(name.split("."))}
 
 
 @pytest.fixture(scope="session")
@@ -110,3 +125,52 @@ def hub(hub_and_client, vit_folder, adapter_folder):
 def client(hub_and_client):
     """A process that loads models from `hub`."""
     return hub_and_client[1]
+
+
+@dataclass
+class Tunable:
+    """A kind of base model, with what it takes to tune it and to see what it computes."""
+
+    build: Callable[[], torch.nn.Module]
+    arguments: dict
+    pixel_values: torch.Tensor
+
+    def config(self, **kwargs) -> rein_hf.ReinConfig:
+        return rein_hf.ReinConfig(**{**self.arguments, **kwargs})
+
+    def tuned(self, adapter_name: str = "default", seed: int = 0, **kwargs) -> PeftModel:
+        """A new base model with an adapter whose weights are moved away from their initial values."""
+        model = get_peft_model(self.build(), self.config(**kwargs), adapter_name)
+        perturb(model, seed)
+        return model.eval()
+
+    def output(self, model: torch.nn.Module) -> torch.Tensor:
+        """All that the model computes. The last bit of a CPU matmul depends on whether its weights require gradients,
+        so none may here."""
+        model = copy.deepcopy(model).eval().requires_grad_(False)
+        output = model(pixel_values=self.pixel_values.to(next(model.parameters()).dtype))
+        if "last_hidden_state" in output:
+            return output.last_hidden_state
+        return torch.cat([output.class_queries_logits.flatten(), output.masks_queries_logits.flatten()])
+
+    def loss(self, model: torch.nn.Module) -> torch.Tensor:
+        """A loss that gives all of the adapter a gradient, the same for the same weights."""
+        if not hasattr(model.config, "num_queries"):
+            target = torch.linspace(-1, 1, 32)
+            return (model(pixel_values=self.pixel_values).last_hidden_state - target).square().mean()
+        torch.manual_seed(0)  # the points at which masks are compared
+        masks = [(torch.rand(2, 64, 64) > 0.5).float() for _ in self.pixel_values]
+        classes = [torch.tensor([0, 2]) for _ in self.pixel_values]
+        return model(pixel_values=self.pixel_values, mask_labels=masks, class_labels=classes).loss
+
+
+@pytest.fixture(params=["vit", "segmenter"])
+def tunable(request, vit_folder, build, pixel_values):
+    """The two kinds of base: a bare `Dinov2Model`, and the segmenter with its head tuned as well."""
+    if request.param == "segmenter":
+        return Tunable(build, {"r": 4, "num_tokens": 8, "modules_to_save": rein_hf.HEAD_MODULES}, pixel_values)
+    return Tunable(
+        lambda: AutoModel.from_pretrained(vit_folder, dtype=torch.float32).eval(),
+        {"r": 4, "num_tokens": 6},
+        pixel_values[..., :56, :56],
+    )

@@ -5,8 +5,7 @@ import math
 
 import pytest
 import torch
-from peft import AutoPeftModel, PeftConfig, PeftModel, get_peft_model
-from torch import nn
+from peft import get_peft_model
 from transformers import AutoModel
 
 from rein_hf import ReinConfig, ReinLayer
@@ -126,14 +125,6 @@ def test_each_state_depends_on_the_tokens_of_its_own_and_earlier_blocks_only(vit
         assert same == [index <= changed for index in range(5)]
 
 
-def test_only_rein_has_gradients_and_all_of_it_has(vit, images):
-    model = get_peft_model(vit, ReinConfig(num_tokens=6))
-    model(images).last_hidden_state.square().sum().backward()
-    with_gradient = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
-    adapter = {name for name, _ in model.named_parameters() if ".rein_" in name}
-    assert with_gradient == adapter == {name for name, p in model.named_parameters() if p.requires_grad}
-
-
 def test_first_token_is_a_sink(vit, images):
     """Its row takes no part in the values; its column takes attention away from the others."""
     layer = get_peft_model(vit, ReinConfig(r=None, num_tokens=6)).base_model.model.encoder.layer
@@ -161,112 +152,12 @@ def test_saved_keys_are_literally_these(vit, tmp_path):
         assert file.get_slice(PREFIX + "rein_scale").get_shape() == [1]
 
 
-def test_reload_is_bit_equal_through_every_path(vit, vit_folder, images, tmp_path):
-    vit.name_or_path = vit_folder
-    model = get_peft_model(vit, ReinConfig(num_tokens=6)).eval()
-    perturb(model)
-    model.requires_grad_(False)
-    expected = features(model, images)[-1]
-    model.save_pretrained(tmp_path)
-
-    def fresh():
-        return AutoModel.from_pretrained(vit_folder, dtype=torch.float32).eval()
-
-    by_transformers = fresh()
-    by_transformers.load_adapter(str(tmp_path))
-    other_name = PeftModel.from_pretrained(fresh(), str(tmp_path), adapter_name="night")
-    second = get_peft_model(fresh(), ReinConfig(num_tokens=6, r=2))
-    second.load_adapter(str(tmp_path), "second")
-    second.set_adapter("second")
-    for loaded in (
-        PeftModel.from_pretrained(fresh(), str(tmp_path)),
-        PeftModel.from_pretrained(fresh(), str(tmp_path), low_cpu_mem_usage=True),
-        AutoPeftModel.from_pretrained(str(tmp_path), dtype=torch.float32),
-        by_transformers,
-        other_name,
-        second,
-        copy.deepcopy(model),
-    ):
-        loaded.eval().requires_grad_(False)
-        assert torch.equal(features(loaded, images)[-1], expected)
-
-
-def test_config_round_trip(tmp_path):
-    config = ReinConfig(r=None, num_tokens=7, layers_to_transform=3, use_softmax=False, base_config={"a": 1})
-    config.save_pretrained(tmp_path)
-    loaded = PeftConfig.from_pretrained(str(tmp_path))
-    assert isinstance(loaded, ReinConfig)
-    assert (loaded.r, loaded.num_tokens, loaded.layers_to_transform, loaded.use_softmax) == (None, 7, [3], False)
-    assert loaded.base_config == {"a": 1}
-    assert loaded.peft_type.value == "REIN"
-
-
-def test_transformers_adapter_methods(vit, images):
-    base = features(vit.requires_grad_(False), images)[-1]
-    vit.add_adapter(ReinConfig(num_tokens=6), adapter_name="day")
-    vit.add_adapter(ReinConfig(num_tokens=4, r=None), adapter_name="night")
-    for parameter in vit.parameters():
-        parameter.requires_grad_(False)
-    outputs = {}
-    for name in ("day", "night"):
-        vit.set_adapter(name)
-        assert vit.active_adapters() == [name]
-        outputs[name] = features(vit, images)[-1]
-    assert not torch.equal(outputs["day"], outputs["night"])
-    vit.disable_adapters()
-    assert torch.equal(features(vit, images)[-1], base)
-    vit.enable_adapters()
-    assert torch.equal(features(vit, images)[-1], outputs["night"])
-    vit.delete_adapter("night")
-    assert list(vit.peft_config) == ["day"]
-    vit.set_adapter("day")
-    assert torch.equal(features(vit, images)[-1], outputs["day"])
-    assert "night" not in vit.encoder.layer.configs
-
-
-def test_disable_and_unload_give_the_base_back(vit, images):
-    vit.requires_grad_(False)
-    base = features(vit, images)
-    model = get_peft_model(vit, ReinConfig(num_tokens=6)).eval()
-    perturb(model)
-    model.requires_grad_(False)
-    refined = features(model, images)
-    assert not torch.equal(refined[-1], base[-1])
-    assert all(torch.equal(a, b) for a, b in zip(features_without(model, images), base, strict=True))
-    copied = copy.deepcopy(model)
-    unloaded = copied.unload()
-    assert type(unloaded.encoder.layer) is nn.ModuleList
-    assert all(
-        not block._forward_hooks or "Rein" not in repr(block._forward_hooks) for block in unloaded.encoder.layer
-    )
-    assert all(torch.equal(a, b) for a, b in zip(features(unloaded, images), base, strict=True))
-    # the copy took its own hooks away and left the original's
-    assert all(torch.equal(a, b) for a, b in zip(features(model, images), refined, strict=True))
-
-
-@pytest.mark.parametrize("method", ["merge_and_unload", "merge_adapter"])
-def test_merging_is_refused_with_the_reason(vit, images, method):
-    model = get_peft_model(vit, ReinConfig(num_tokens=6)).eval()
-    before = features(model, images)[-1]
-    with pytest.raises(ValueError, match="cannot be merged into the backbone: its refinement depends on the features"):
-        getattr(model, method)()
-    assert torch.equal(features(model, images)[-1], before)
-
-
-def test_two_active_adapters_are_refused(vit):
-    model = get_peft_model(vit, ReinConfig(num_tokens=6), "a")
-    model.add_adapter("b", ReinConfig(num_tokens=6))
-    with pytest.raises(ValueError, match=r"one active adapter at a time; found \['a', 'b'\]"):
-        model.base_model.set_adapter(["a", "b"])
-    assert model.active_adapters == ["a"]
-
-
 def test_wrong_configurations_are_refused(vit, vit_folder):
     with pytest.raises(ValueError, match=r"ReinConfig.r is -1; expected a rank of at least 1"):
         ReinConfig(r=-1)
     with pytest.raises(ValueError, match=r"num_tokens is 1; expected at least 2"):
         ReinConfig(num_tokens=1)
-    with pytest.raises(ValueError, match=r"layers_to_transform is empty"):
+    with pytest.raises(ValueError, match=r"layers_to_transform is \[\]; expected one or more different blocks"):
         ReinConfig(layers_to_transform=[])
     with pytest.raises(ValueError, match=r"layers_to_transform is \[4\]; the backbone has blocks 0 to 3"):
         get_peft_model(copy.deepcopy(vit), ReinConfig(layers_to_transform=[4]))
@@ -286,13 +177,6 @@ def test_unknown_architecture_needs_target_modules():
         get_peft_model(ViTModel(config), ReinConfig())
     model = get_peft_model(ViTModel(config), ReinConfig(target_modules=["layers"], num_tokens=4))
     assert isinstance(model.base_model.model.layers, ReinLayer)
-
-
-def test_half_precision_backbone_keeps_its_type(vit, images):
-    model = get_peft_model(vit.to(torch.bfloat16), ReinConfig(num_tokens=6)).eval()
-    assert vit.encoder.layer.rein_delta["default"].weight.dtype == torch.float32  # peft trains adapters in float32
-    states = features(model, images.to(torch.bfloat16))
-    assert all(state.dtype == torch.bfloat16 and state.isfinite().all() for state in states)
 
 
 def test_print_shows_rein_where_the_paper_has_it(vit):

@@ -102,5 +102,8 @@ class ReinConfig(PeftConfig):
             raise ValueError(
                 f"ReinConfig.num_tokens is {self.num_tokens}; expected at least 2, since the first token is a sink."
             )
-        if self.layers_to_transform is not None and not self.layers_to_transform:
-            raise ValueError("ReinConfig.layers_to_transform is empty; expected at least one block, or None for all.")
+        layers = self.layers_to_transform
+        if layers is not None and (not layers or len(set(layers)) < len(layers)):
+            raise ValueError(
+                f"ReinConfig.layers_to_transform is {layers}; expected one or more different blocks, or None for all."
+            )

@@ -48,6 +48,14 @@ class ReinTunerLayer(BaseTunerLayer):
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         raise ValueError(NOT_MERGEABLE)
 
+    def unmerge(self) -> None:
+        raise ValueError(NOT_MERGEABLE)
+
+    def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device, torch.dtype]:
+        """Where peft puts the weights of an adapter, and their type: the base's, be it blocks or an embedding."""
+        reference = next(base_layer.parameters())
+        return reference.device, reference.dtype
+
     def unload_and_optionally_merge_module(
         self, merge: bool, safe_merge: bool, adapter_names: list[str] | None
     ) -> nn.Module:
@@ -135,12 +143,12 @@ class ReinLayer(nn.Module, ReinTunerLayer):
         self._disable_adapters = False
         # the factors of all blocks during a forward pass without gradients, and for which block they are meant next
         self._shared: tuple[tuple[str, int, torch.dtype], Factors] | None = None
+        self.update_layer(adapter_name, config, query_dim)
         self._hooks = [
             # first among the block's hooks: transformers records hidden states in a later one
             block.register_forward_hook(partial(self._refine_output, index), prepend=True)
             for index, block in enumerate(base_layer)
         ]
-        self.update_layer(adapter_name, config, query_dim)
 
     def update_layer(self, adapter_name: str, config: ReinConfig, query_dim: int | None = None) -> None:
         """Add the weights of one more adapter, initialised as in the paper's code.
@@ -159,6 +167,10 @@ class ReinLayer(nn.Module, ReinTunerLayer):
             raise ValueError(
                 f"ReinConfig.layers_to_transform is {list(layers)}; the backbone has blocks 0 to {depth - 1}."
             )
+        for name in self.adapter_layer_names:
+            # an adapter of this name may be replaced by one of another form, with other tensors
+            if adapter_name in (container := getattr(self, name)):
+                del container[adapter_name]
         rows = depth if layers is None else len(layers)
         self.configs[adapter_name] = config
         if config.r:
@@ -179,7 +191,7 @@ class ReinLayer(nn.Module, ReinTunerLayer):
         if q is not None:
             self.rein_query_proj[adapter_name] = nn.Linear(c, q)
             self.rein_query_merge[adapter_name] = nn.Linear(3 * q, q)
-        _follow(self, adapter_name, next(self.base_layer.parameters()))
+        self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def tokens(self, adapter_name: str) -> torch.Tensor:
@@ -294,9 +306,6 @@ class ReinQueries(nn.Module, ReinTunerLayer):
         adapter_name, config: as for [`ReinLayer`].
         content (`bool`): whether these are the query contents.
 
-    Raises:
-        ValueError: there are not as many tokens as queries.
-
     Example:
 
     ```py
@@ -329,16 +338,11 @@ class ReinQueries(nn.Module, ReinTunerLayer):
 
     def update_layer(self, adapter_name: str, config: ReinConfig) -> None:
         """Add the weights of one more adapter: W_F, b_F if these are the query contents."""
-        queries, q = self.base_layer.weight.shape
-        if config.num_tokens != queries:
-            raise ValueError(
-                f"ReinConfig.num_tokens is {config.num_tokens}, but the model has {queries} object queries. With "
-                "link_queries=True the tokens are the queries: make both numbers equal, or set link_queries=False."
-            )
+        q = self.base_layer.weight.shape[1]
         self.configs[adapter_name] = config
         if self.content:
             self.rein_query_content[adapter_name] = nn.Linear(q, q)
-        _follow(self, adapter_name, self.base_layer.weight)
+        self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def link(self, stacks: tuple[ReinLayer, ...]) -> None:
@@ -358,15 +362,3 @@ class ReinQueries(nn.Module, ReinTunerLayer):
 
     def forward(self, indices: torch.Tensor) -> torch.Tensor:
         return nn.functional.embedding(indices, self.weight)
-
-
-def _follow(layer: ReinTunerLayer, adapter_name: str, reference: torch.Tensor) -> None:
-    """Put the weights of a new adapter where the base weights are, in their type; those on `meta` stay there."""
-    for name in layer.adapter_layer_names:
-        container = getattr(layer, name)
-        if adapter_name in container:
-            weights = container[adapter_name]
-            tensors = [weights] if isinstance(weights, nn.Parameter) else weights.parameters()
-            for tensor in tensors:
-                if tensor.device.type != "meta":
-                    tensor.data = tensor.data.to(reference.device, reference.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import contextmanager
 
 from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
@@ -31,7 +32,8 @@ class ReinModel(BaseTuner):
 
     Raises:
         ValueError: an unknown architecture without `target_modules`; an adapter made for a backbone of another size;
-            as many tokens as queries are needed and the numbers differ; on merging.
+            as many tokens as queries are needed and the numbers differ; adapters with and without linked queries in
+            one model; several adapters in one batch; on merging.
 
     Example:
 
@@ -79,12 +81,33 @@ class ReinModel(BaseTuner):
             raise ValueError("ReinConfig.hidden_size is not set and the model's configuration does not tell it.")
         if peft_config.num_prefix_tokens is None:
             peft_config.num_prefix_tokens = 1 + (model_config.get("num_register_tokens") or 0)
+        if not any(_is_blocks(peft_config, name) for name, _ in self.model.named_modules()):
+            raise ValueError(
+                f"ReinConfig.target_modules is {peft_config.target_modules}; found no module of that name in the "
+                f"{type(self.model).__name__}. Name the list of blocks, e.g. target_modules=['encoder.layer']."
+            )
+        positions = self._query_positions()
+        if peft_config.link_queries and positions is not None and len(positions.weight) != peft_config.num_tokens:
+            raise ValueError(
+                f"ReinConfig.num_tokens is {peft_config.num_tokens}, but the model has {len(positions.weight)} object "
+                "queries. With link_queries=True the tokens are the queries: make both numbers equal, or set "
+                "link_queries=False."
+            )
         return peft_config
+
+    def _check_new_adapter_config(self, config: ReinConfig) -> None:
+        super()._check_new_adapter_config(config)
+        linked = {name: adapter.link_queries for name, adapter in self.peft_config.items()}
+        if len(set(linked.values())) > 1 and self._query_positions() is not None:
+            raise ValueError(
+                f"ReinConfig.link_queries differs between the adapters of this model: {linked}. Its object queries "
+                "are either computed from tokens or trained themselves: load such adapters into models of their own."
+            )
 
     @staticmethod
     def _check_target_module_exists(peft_config: ReinConfig, key: str):
         is_query = key.rpartition(".")[-1] in (QUERY_POSITION, QUERY_CONTENT)
-        return (peft_config.link_queries and is_query) or check_target_module_exists(peft_config, key)
+        return (peft_config.link_queries and is_query) or _is_blocks(peft_config, key)
 
     def _create_and_replace(
         self,
@@ -119,16 +142,29 @@ class ReinModel(BaseTuner):
                 )
             self._replace_module(parent, target_name, new_module, target)
 
-    def _query_dim(self, peft_config: ReinConfig) -> int | None:
-        """Width q of the model's object queries; `None` if there are none or they are not linked."""
-        if peft_config.link_queries:
-            for name, module in self.model.named_modules():
-                if name.rpartition(".")[-1] == QUERY_POSITION:
-                    return module.weight.shape[1]
+    def _query_positions(self) -> nn.Module | None:
+        """The embedding of the model's query positions, `weight` (m, q); `None` if it has no object queries."""
+        for name, module in self.model.named_modules():
+            if name.rpartition(".")[-1] == QUERY_POSITION:
+                return module
         return None
 
-    def inject_adapter(self, model: nn.Module, adapter_name: str, *args, **kwargs) -> None:
-        super().inject_adapter(model, adapter_name, *args, **kwargs)
+    def _query_dim(self, peft_config: ReinConfig) -> int | None:
+        """Width q of the model's object queries; `None` if there are none or they are not linked."""
+        positions = self._query_positions()
+        return positions.weight.shape[1] if peft_config.link_queries and positions is not None else None
+
+    def inject_adapter(
+        self,
+        model: nn.Module,
+        adapter_name: str,
+        autocast_adapter_dtype: bool = True,
+        low_cpu_mem_usage: bool = False,
+        state_dict: dict | None = None,
+    ) -> None:
+        # the configuration alone tells which modules to replace: the query positions have no tensor of their own, so
+        # matching by the names in a state dict, which is peft's other way, would leave them out
+        super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage)
         stacks = tuple(module for module in model.modules() if isinstance(module, ReinLayer))
         for module in model.modules():
             if isinstance(module, ReinQueries):
@@ -150,3 +186,11 @@ class ReinModel(BaseTuner):
 
     def _check_merge_allowed(self) -> None:
         raise ValueError(NOT_MERGEABLE)
+
+
+def _is_blocks(peft_config: ReinConfig, key: str):
+    """Whether the configuration names the module `key`; a match or a boolean, as peft has it."""
+    # peft takes layers_to_transform for numbers in the names of modules; a list of blocks has none in its name
+    config = copy.copy(peft_config)
+    config.layers_to_transform = None
+    return check_target_module_exists(config, key)
