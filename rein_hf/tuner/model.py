@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from contextlib import contextmanager
 
 from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
@@ -171,19 +170,19 @@ class ReinModel(BaseTuner):
             if isinstance(module, ReinQueries):
                 module.link(stacks)
 
-    @contextmanager
-    def _enable_peft_forward_hooks(self, *args, **kwargs) -> Iterator[None]:
-        """Called by `PeftModel` around each forward pass, with the arguments that are meant for peft."""
-        if kwargs.get("adapter_names") is not None:
-            raise ValueError(
-                "Rein works with one adapter for the whole batch; found adapter_names. Object queries and head are "
-                "the same for all images: run the images of each adapter by themselves, after set_adapter."
-            )
-        yield
-
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # peft's own copies `weight` between the modules; neither a list of blocks nor a head has one
         setattr(parent, child_name, new_module)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args, **kwargs):
+        """What peft enters around a forward pass, with its arguments."""
+        if kwargs.get("adapter_names") is not None:
+            raise ValueError(
+                "adapter_names is given, but Rein cannot mix adapters in one batch: the object queries and the head "
+                "are those of one adapter. Sort the images by adapter and call set_adapter before each group."
+            )
+        yield
 
     def _check_merge_allowed(self) -> None:
         raise ValueError(NOT_MERGEABLE)
