@@ -111,8 +111,8 @@ def plot_robustness(
             values = [clean[model], *(curve[name][severity] for severity in severities)]
             axes.plot([0, *map(int, severities)], [100 * value for value in values], marker=".", label=model)
         axes.set_title(name.replace("_", " "), fontsize=10)
-        axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
+    grid[0].set_ylim(bottom=0)  # of all, after the last curve: it ends the search for the upper limit
     for axes in grid[len(names) :]:
         axes.axis("off")
     figure.suptitle(f"{title}: mIoU (%) over the severity of corruptions")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import Dinov2Config, Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
 import rein_hf
+from recipes import train
 
 
 VITS = {
@@ -39,6 +41,17 @@ def counts(vit: str, **kwargs) -> dict[str, int]:
 @pytest.mark.parametrize(("vit", "rein"), [("S", 684_033), ("B", 1_741_569), ("L", 2_990_081), ("g", 6_359_041)])
 def test_rein(vit, rein):
     assert counts(vit)["rein"] == rein
+
+
+def test_lora():
+    """0.79M in the paper; the recipe's own arguments."""
+    with torch.device("meta"):
+        encoder = rein_hf.ViTPyramidBackbone(
+            rein_hf.ViTPyramidConfig(backbone_config=Dinov2Config(**VITS["L"], patch_size=16, image_size=512))
+        )
+        level = torch.nn.ModuleDict({"pixel_level_module": torch.nn.ModuleDict({"encoder": encoder})})
+        model = get_peft_model(level, LoraConfig(**train.LORA))
+    assert sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad) == 786_432
 
 
 def test_rein_without_link():

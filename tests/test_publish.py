@@ -15,11 +15,9 @@ from PIL import Image
 import rein_hf
 from recipes import publish, train
 from rein_hf.card import read_facts, render_card
-from tests import test_train
 from tests.hub_api import TOKEN
 
 
-recipe = test_train.recipe  # the fixture of a run of a few steps
 ROOT = Path(__file__).parents[1]
 WEIGHTS = "adapter_model.safetensors"
 FACTS = {
