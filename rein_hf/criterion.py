@@ -7,15 +7,88 @@ What differs from transformers' `Mask2FormerLoss`:
   again, which makes mask and dice losses grow with it;
 - images without any valid pixel give a mask and dice loss of zero instead of an error, and count as one mask in the
   normalisation, as in the reference;
-- matching and losses are computed in float32 at least, whatever autocast does around them.
+- matching and losses are computed in float32 at least, whatever autocast does around them;
+- the device is waited for once, for the matching costs of all decoder outputs and images, and neither points nor
+  target masks are copied per query.
 """
 
 from __future__ import annotations
 
+from itertools import accumulate
+from typing import NamedTuple
+
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
-from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
+from scipy.optimize import linear_sum_assignment
+from torch.nn import functional as F
+from transformers import Mask2FormerConfig
+from transformers.models.mask2former.modeling_mask2former import (
+    Mask2FormerHungarianMatcher,
+    Mask2FormerLoss,
+    dice_loss,
+    sigmoid_cross_entropy_loss,
+)
+
+
+class Points(NamedTuple):
+    """Random points for one decoder output, x and y from 0 to 1, in the order in which they are drawn.
+
+    Args:
+        matching: per image (1, P, 2).
+        candidates: (M, 3P, 2) for M matched masks; the most uncertain of them are used.
+        random: (M, P / 4, 2).
+    """
+
+    matching: list[torch.Tensor]
+    candidates: torch.Tensor
+    random: torch.Tensor
+
+
+class ReinMatcher(Mask2FormerHungarianMatcher):
+    """The stock matcher's assignment; a subclass because that one waits for the device at every decoder output and
+    image, and copies the points for every query."""
+
+    @torch.no_grad()
+    def forward(
+        self,
+        outputs: list[tuple[torch.Tensor, torch.Tensor]],
+        mask_labels: list[torch.Tensor],
+        class_labels: list[torch.Tensor],
+        points: list[list[torch.Tensor]],
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """
+        Args:
+            outputs: of each decoder output the mask logits (B, m, h, w) and the class logits (B, m, K + 1).
+            mask_labels: per image the binary masks of its classes, (classes, H, W).
+            class_labels: per image the class of each mask, (classes,).
+            points: per decoder output and image the points to compare at, (1, P, 2).
+
+        Returns:
+            Matched queries, ascending, and their masks, for every image of the first output, of the second and so on.
+        """
+        costs = [
+            self.costs(masks[image], classes[image], mask_labels[image], class_labels[image], where)
+            for (masks, classes), of_output in zip(outputs, points, strict=True)
+            for image, where in enumerate(of_output)
+        ]
+        on_host = torch.cat(costs, dim=1).cpu()
+        assigned = [linear_sum_assignment(cost) for cost in on_host.split([cost.shape[1] for cost in costs], dim=1)]
+        return [(torch.from_numpy(queries), torch.from_numpy(masks)) for queries, masks in assigned]
+
+    def costs(self, masks, classes, mask_labels, class_labels, points) -> torch.Tensor:
+        """Cost (m, classes) of each pair of a query and a mask of one image."""
+        masks, classes = _at_least_float32(masks), _at_least_float32(classes)
+        x, y = _sample(masks, points), _sample(mask_labels.to(masks), points)
+        # binary cross entropy is softplus(x) - x y: one product where the stock code has two
+        cross_entropy = (F.softplus(x).sum(dim=1, keepdim=True) - x @ y.T) / self.num_points
+        x = x.sigmoid()
+        dice = 1 - (2 * (x @ y.T) + 1) / (x.sum(dim=1, keepdim=True) + y.sum(dim=1) + 1)
+        probability = classes.softmax(dim=-1)[:, class_labels]
+        cost = self.cost_mask * cross_entropy + self.cost_dice * dice - self.cost_class * probability
+        # a diverged query is matched last; infinities would be refused
+        largest = torch.finfo(cost.dtype).max
+        return cost.nan_to_num(nan=largest, posinf=largest, neginf=largest)
 
 
 class ReinCriterion(Mask2FormerLoss):
@@ -25,6 +98,11 @@ class ReinCriterion(Mask2FormerLoss):
         config (`Mask2FormerConfig`): weights and numbers of points.
         weight_dict (`dict[str, float]`): weight of each loss, `model.weight_dict`.
     """
+
+    def __init__(self, config: Mask2FormerConfig, weight_dict: dict[str, float]) -> None:
+        super().__init__(config, weight_dict)
+        stock = self.matcher
+        self.matcher = ReinMatcher(stock.cost_class, stock.cost_mask, stock.cost_dice, stock.num_points)
 
     def forward(
         self,
@@ -37,32 +115,99 @@ class ReinCriterion(Mask2FormerLoss):
         """
         Args:
             masks_queries_logits (`(B, m, h, w)`), class_queries_logits (`(B, m, K + 1)`): the last decoder output.
-            mask_labels: per image the binary masks of its classes, (classes, H, W).
+            mask_labels: per image the binary masks of its classes, (classes, H, W); one size for all images.
             class_labels: per image the class of each mask, (classes,).
             auxiliary_predictions: the outputs before the last one, the initial one first; same two keys.
 
         Returns:
             Unweighted losses by transformers' names: `loss_cross_entropy`, `loss_mask`, `loss_dice`, and the same with
             `_0`, `_1`, ... for the outputs before the last one.
+
+        Raises:
+            ValueError: the masks of two images differ in size.
         """
-        last = {"masks_queries_logits": masks_queries_logits, "class_queries_logits": class_queries_logits}
-        outputs = {f"_{index}": output for index, output in enumerate(auxiliary_predictions or [])} | {"": last}
+        sizes = {tuple(masks.shape[-2:]) for masks in mask_labels}
+        if len(sizes) > 1:
+            raise ValueError(f"mask_labels have the sizes {sorted(sizes)}; expected one: pad them as the images are.")
+        auxiliary = [(o["masks_queries_logits"], o["class_queries_logits"]) for o in auxiliary_predictions or []]
+        outputs = [*auxiliary, (masks_queries_logits, class_queries_logits)]
+        suffixes = [*(f"_{index}" for index in range(len(auxiliary))), ""]
         num_masks = self.get_num_masks(class_labels, device=masks_queries_logits.device)
-        losses = {}
         with torch.autocast(masks_queries_logits.device.type, enabled=False):
-            for suffix, output in outputs.items():
-                masks, classes = (_at_least_float32(output[key]) for key in last)
-                indices = self.matcher(masks, classes, mask_labels, class_labels)
-                found = self.loss_masks(masks, mask_labels, indices, num_masks)
-                found |= self.loss_labels(classes, class_labels, indices)
+            # all are drawn first, in the order in which output after output would have drawn its own
+            points = [self._draw_points(masks, class_labels) for masks, _ in outputs]
+            matched = self.matcher(outputs, mask_labels, class_labels, [drawn.matching for drawn in points])
+            pairs = self._pairs(matched, class_labels, masks_queries_logits)
+            all_masks, all_classes = torch.cat(mask_labels), torch.cat(class_labels)
+            losses = {}
+            for suffix, (masks, classes), drawn, (queries, targets, order) in zip(
+                suffixes, outputs, points, pairs.unbind(1), strict=True
+            ):
+                found = self._mask_losses(masks, all_masks, queries, targets, order, drawn, num_masks)
+                found["loss_cross_entropy"] = self._class_loss(classes, all_classes[targets], queries)
                 losses |= {name + suffix: loss for name, loss in found.items()}
         return losses
 
-    def loss_masks(self, masks_queries_logits, mask_labels, indices, num_masks) -> dict[str, torch.Tensor]:
-        if not any(len(queries) for queries, _ in indices):
-            zero = masks_queries_logits.sum() * 0  # keeps the graph: every rank of a parallel run goes backward
+    def _draw_points(self, masks: torch.Tensor, class_labels: list[torch.Tensor]) -> Points:
+        matched = sum(min(len(classes), masks.shape[1]) for classes in class_labels)
+        dtype = torch.promote_types(masks.dtype, torch.float32)
+
+        def draw(rows: int, number: int) -> torch.Tensor:
+            return torch.rand(rows, number, 2, device=masks.device).to(dtype)
+
+        matching = [draw(1, self.num_points) for _ in class_labels]
+        if not matched:  # the reference draws no more
+            return Points(matching, masks.new_zeros(0), masks.new_zeros(0))
+        uncertain = int(self.importance_sample_ratio * self.num_points)
+        candidates = draw(matched, int(self.num_points * self.oversample_ratio))
+        return Points(matching, candidates, draw(matched, self.num_points - uncertain))
+
+    def _pairs(self, matched, class_labels: list[torch.Tensor], masks: torch.Tensor) -> torch.Tensor:
+        """The matching (3, O, M) of O outputs, M masks each: every matched query among the queries of the whole batch,
+        its mask among the masks of the whole batch, and the pairs in the order of their masks."""
+        images, m = len(class_labels), masks.shape[1]
+        first_mask = [0, *accumulate(len(classes) for classes in class_labels)]
+        shift = torch.cat(
+            [
+                torch.tensor([[image * m], [first_mask[image]]]).expand(2, len(queries))
+                for image, (queries, _) in enumerate(matched[:images])
+            ],
+            dim=1,
+        )
+        pairs = [torch.stack(pair) for pair in matched]
+        outputs = [torch.cat(pairs[first : first + images], dim=1) + shift for first in range(0, len(pairs), images)]
+        pairs = torch.stack(outputs, dim=1)
+        return torch.cat([pairs, pairs[1:].argsort()]).to(masks.device, non_blocking=True)
+
+    def _mask_losses(self, masks, all_masks, queries, targets, order, points, num_masks) -> dict[str, torch.Tensor]:
+        if not len(queries):
+            zero = _at_least_float32(masks).sum() * 0  # keeps the graph: every rank of a parallel run goes backward
             return {"loss_mask": zero, "loss_dice": zero.clone()}
-        return super().loss_masks(masks_queries_logits, mask_labels, indices, num_masks)
+        masks = _at_least_float32(masks.flatten(0, 1)[queries])
+        with torch.no_grad():
+            uncertainty = -_sample(masks, points.candidates).abs()
+            number = self.num_points - points.random.shape[1]
+            chosen = uncertainty.topk(number, dim=1, sorted=False).indices
+            # a point as one complex number is gathered as a whole
+            uncertain = torch.view_as_real(torch.view_as_complex(points.candidates).gather(1, chosen))
+            where = torch.cat([uncertain, points.random], dim=1)
+            # points are put into the order of the masks, and not the masks, which are larger, into that of the points
+            if len(targets) < len(all_masks):
+                all_masks = all_masks[targets[order]]
+            labels = torch.empty(where.shape[:2], dtype=masks.dtype, device=masks.device)
+            labels[order] = _sample(all_masks.to(masks.dtype), where[order])
+        logits = _sample(masks, where)
+        return {
+            "loss_mask": sigmoid_cross_entropy_loss(logits, labels, num_masks),
+            "loss_dice": dice_loss(logits, labels, num_masks),
+        }
+
+    def _class_loss(self, classes: torch.Tensor, matched: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+        """Cross entropy of class logits (B, m, K + 1), for the matched queries with the classes of their masks."""
+        logits = _at_least_float32(classes.flatten(0, 1))
+        expected = torch.full_like(logits[:, 0], self.num_labels, dtype=torch.int64)
+        expected[queries] = matched
+        return F.cross_entropy(logits, expected, weight=self.empty_weight.to(logits.dtype))
 
     def get_num_masks(self, class_labels: list[torch.Tensor], device: torch.device) -> torch.Tensor:
         """Masks per process, at least one: a 0-dim tensor. An image without any counts as one, as in the reference."""
@@ -73,4 +218,11 @@ class ReinCriterion(Mask2FormerLoss):
 
 
 def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _sample(maps: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Values (n, P) of maps (n, h, w), interpolated bilinearly at points (n, P, 2), or (1, P, 2) for all maps alike,
+    where (0, 0) is the upper left corner of the first pixel and (1, 1) the lower right one of the last."""
+    grid = (2 * points - 1)[:, None].expand(len(maps), -1, -1, -1)
+    return F.grid_sample(maps[:, None], grid, align_corners=False)[:, 0, 0]

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from accelerate import PartialState
-from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.models.mask2former.modeling_mask2former import Mask2FormerHungarianMatcher, Mask2FormerLoss
 
 from rein_hf import criterion as criterion_module
 from rein_hf.criterion import ReinCriterion
@@ -30,18 +31,63 @@ def targets(*counts):
     return masks, [torch.arange(count) for count in counts]
 
 
-def test_equals_the_stock_loss_output_by_output(segmenter, outputs):
-    """With one output there is one order: the stock criterion is the reference, bit for bit."""
+@pytest.mark.parametrize("counts", [(3, 2), (3, 1), (3, 12)])  # 12 masks are more than the 8 queries
+def test_equals_the_stock_loss_output_by_output(segmenter, outputs, counts):
+    """With one output there is one order: the stock criterion is the reference, for losses and gradients."""
     masks, classes = outputs
-    mask_labels, class_labels = targets(3, 2)
+    mask_labels, class_labels = targets(*counts)
+    class_labels = [labels % 3 for labels in class_labels]
     stock = Mask2FormerLoss(segmenter.config, segmenter.weight_dict)
+    stock.get_num_masks = segmenter.criterion.get_num_masks
     assert isinstance(segmenter.criterion, ReinCriterion)
-    torch.manual_seed(7)
-    expected = stock(masks[-1], classes[-1], mask_labels, class_labels)
-    torch.manual_seed(7)
-    found = segmenter.criterion(masks[-1], classes[-1], mask_labels, class_labels)
+    results = []
+    for criterion in (stock, segmenter.criterion):
+        torch.manual_seed(7)
+        losses = criterion(masks[-1], classes[-1], mask_labels, class_labels)
+        results.append((losses, torch.autograd.grad(sum(losses.values()), (masks, classes)), torch.rand(1)))
+    (expected, gradients, next_number), (found, found_gradients, found_next_number) = results
     assert found.keys() == expected.keys() == {"loss_cross_entropy", "loss_mask", "loss_dice"}
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found_gradients, gradients)
+    assert found_next_number == next_number  # as many random numbers were drawn
+
+
+def test_matches_as_the_stock_matcher(segmenter, outputs):
+    masks, classes = (logits.detach().clone() for logits in outputs)
+    masks[0, 1, 2] = torch.nan  # a diverged query
+    mask_labels, class_labels = targets(3, 2)
+    matcher = segmenter.criterion.matcher
+    stock = Mask2FormerHungarianMatcher(matcher.cost_class, matcher.cost_mask, matcher.cost_dice, matcher.num_points)
+    torch.manual_seed(7)
+    expected = [pair for m, c in zip(masks, classes, strict=True) for pair in stock(m, c, mask_labels, class_labels)]
+    torch.manual_seed(7)
+    points = [[torch.rand(1, matcher.num_points, 2) for _ in mask_labels] for _ in masks]
+    found = matcher(list(zip(masks, classes, strict=True)), mask_labels, class_labels, points)
+    assert len(found) == len(expected) == 6
+    torch.testing.assert_close(found, expected)
+    assert 2 not in found[1][0]
+
+
+def test_one_transfer_to_the_host_and_nothing_else_waits(segmenter, outputs, monkeypatch):
+    class NoWaiting(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            assert function.overloadpacket not in waiting, function
+            return function(*args, **(kwargs or {}))
+
+    waiting = (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.masked_select)
+    cpu, transfers = torch.Tensor.cpu, []
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: transfers.append(tensor.shape) or cpu(tensor))
+    masks, classes = outputs
+    with NoWaiting():
+        segmenter.criterion(*arguments(masks, classes, *targets(3, 2)))
+    assert transfers == [(8, 3 * (3 + 2))]
+
+
+def test_masks_of_two_sizes_are_refused(segmenter, outputs):
+    masks, classes = outputs
+    mask_labels = [torch.zeros(2, 32, 32), torch.zeros(1, 32, 48)]
+    with pytest.raises(ValueError, match=r"mask_labels have the sizes \[\(32, 32\), \(32, 48\)\]; expected one"):
+        segmenter.criterion(*arguments(masks, classes, mask_labels, [torch.arange(2), torch.arange(1)]))
 
 
 def test_random_points_are_drawn_in_the_decoders_order(segmenter, outputs):

@@ -140,11 +140,11 @@ def test_first_token_is_a_sink(vit, images):
     f = torch.randn(1, 5, 32)
     with torch.no_grad():
         layer.rein_tokens["default"][0, 0] = 0
-        before = layer.refine(f, 0, "default")
+        before = layer.factors("default", 0).refine(f)
         # a first token similar to every patch takes all attention: what is left is W_f f + b_f
         layer.rein_tokens["default"][0, 0] = 1e4 * f.mean(dim=1)[0]
         f = f.mean(dim=1, keepdim=True)
-        after = layer.refine(f, 0, "default")
+        after = layer.factors("default", 0).refine(f)
         alone = layer.rein_delta["default"](f) * layer.rein_scale["default"]
     torch.testing.assert_close(after, alone)
     assert before.shape == (1, 5, 32)

@@ -1,4 +1,4 @@
-"""Rein's arithmetic: a stack of blocks whose outputs are refined, and an embedding that the tokens replace.
+"""Rein's layers: a stack of blocks whose outputs are refined, and an embedding that the tokens replace.
 
 Notation as in the paper: B batch, N patches, P prefix tokens, c hidden size, L refined blocks, m tokens, r rank,
 q width of the object queries.
@@ -7,6 +7,7 @@ q width of the object queries.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -14,6 +15,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from .config import ReinConfig
+from .factors import Factors
 
 
 NOT_MERGEABLE = (
@@ -66,6 +68,12 @@ class ReinLayer(nn.Module, ReinTunerLayer):
     all blocks. It takes the place of the list of blocks and is iterated over like that list; the refinement is a hook
     that runs before all others of a block, so that whoever records hidden states sees the refined ones.
 
+    [`Factors`] are what that needs of the weights alone.
+    - Without gradients the first block computes those of all blocks, and the last one drops them: they outlive no
+      forward pass, so that nothing has to notice new weights.
+    - With gradients each block computes its own, which gradient checkpointing may repeat. Autograd stores per block:
+      one map f (B, P + N, c), S (B, P + N, m), two maps of width r and r + 1, and c^2 + O(r(m + c)) for the factors.
+
     Args:
         base_layer (`nn.ModuleList`): the L blocks; each returns (B, P + N, c).
         adapter_name, config, hidden_size, num_prefix_tokens, query_dim: see [`update_layer`].
@@ -110,6 +118,8 @@ class ReinLayer(nn.Module, ReinTunerLayer):
         self.num_prefix_tokens = num_prefix_tokens
         self._active_adapter = adapter_name
         self._disable_adapters = False
+        # the factors of all blocks during a forward pass without gradients, and for which block they are meant next
+        self._shared: tuple[tuple[str, int, torch.dtype], Factors] | None = None
         self._hooks = [
             # first among the block's hooks: transformers records hidden states in a later one
             block.register_forward_hook(partial(self._refine_output, index), prepend=True)
@@ -165,36 +175,73 @@ class ReinLayer(nn.Module, ReinTunerLayer):
 
     def object_queries(self, adapter_name: str) -> torch.Tensor:
         """The tokens as object queries Q (m, q): maximum, mean and last of the projected tokens (section 3.3)."""
-        projected = self.rein_query_proj[adapter_name](self.tokens(adapter_name))
+        project = self.rein_query_proj[adapter_name]
+        if adapter_name in self.rein_tokens:
+            projected = project(self.rein_tokens[adapter_name])
+        else:
+            # (A B) W_Q = A (B W_Q): r rows to project instead of m
+            rows = nn.functional.linear(self.rein_tokens_b[adapter_name], project.weight)
+            projected = self.rein_tokens_a[adapter_name] @ rows + project.bias
         # interleaved by channel: inputs 3k, 3k + 1, 3k + 2 of W_M are maximum, mean and last of channel k
         summary = torch.stack([projected.max(dim=0).values, projected.mean(dim=0), projected[-1]], dim=-1)
         return self.rein_query_merge[adapter_name](summary.flatten(1))
 
-    def refine(self, features: torch.Tensor, row: int, adapter_name: str) -> torch.Tensor:
-        """Refinement delta (B, N, c) of the patch features (B, N, c) of the block with tokens number `row`."""
+    def factors(self, adapter_name: str, row: int | slice) -> Factors:
+        """What the refinement needs of the weights alone.
+
+        Args:
+            adapter_name (`str`): name of the adapter.
+            row (`int` or `slice`): for which refined block, or blocks.
+        """
         config = self.configs[adapter_name]
-        if config.r:
-            tokens = self.rein_tokens_a[adapter_name][row] @ self.rein_tokens_b[adapter_name][row]
-        else:
-            tokens = self.rein_tokens[adapter_name][row]
-        similarity = features @ tokens.transpose(0, 1).to(features.dtype)
-        if config.use_softmax:
-            similarity = (similarity * self.hidden_size**-0.5).softmax(dim=-1)
-        # the first token is a sink: patches that need no refinement attend to it
-        values = self.rein_token_to_feature[adapter_name](tokens[1:])
-        delta = self.rein_delta[adapter_name](similarity[..., 1:].to(values.dtype) @ values + features)
-        return delta if config.zero_init else delta * self.rein_scale[adapter_name]
+        names = ("rein_tokens_a", "rein_tokens_b") if config.r else ("rein_tokens",)
+        return Factors.of_weights(
+            tokens=tuple(getattr(self, name)[adapter_name][row] for name in names),
+            to_feature=self.rein_token_to_feature[adapter_name],
+            delta=self.rein_delta[adapter_name],
+            scale=None if config.zero_init else self.rein_scale[adapter_name],
+            use_softmax=config.use_softmax,
+        )
+
+    def _refined_blocks(self, adapter_name: str) -> list[int] | range:
+        """The blocks that an adapter refines, in the order of its tokens."""
+        layers = self.configs[adapter_name].layers_to_transform
+        return range(len(self.base_layer)) if layers is None else layers
+
+    def _factors_of_block(self, adapter_name: str, index: int, dtype: torch.dtype) -> Factors:
+        """The factors of block `index`; without gradients out of those that the first block computed for all."""
+        blocks = self._refined_blocks(adapter_name)
+        row = blocks.index(index)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self.factors(adapter_name, row).to(dtype)
+        shared, self._shared = self._shared, None
+        if index == min(blocks):
+            factors = self.factors(adapter_name, slice(None)).to(dtype)
+        elif shared is not None and shared[0] == (adapter_name, index, dtype):
+            factors = shared[1]
+        else:  # this block was called out of order, or from another thread
+            return self.factors(adapter_name, row).to(dtype)
+        later = [block for block in blocks if block > index]
+        if later:
+            self._shared = (adapter_name, min(later), dtype), factors
+        return factors.of_block(row)
 
     def _refine_output(self, index: int, block: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
         """Forward hook of block `index`: its output (B, P + N, c), with the patches refined."""
         adapter = self.adapter
-        layers = None if adapter is None else self.configs[adapter].layers_to_transform
-        if adapter is None or (layers is not None and index not in layers):
+        if adapter is None or index not in self._refined_blocks(adapter):
             return None
-        prefix, patches = output.split([self.num_prefix_tokens, output.shape[1] - self.num_prefix_tokens], dim=1)
-        features = self._cast_input_dtype(patches, self.rein_delta[adapter].weight.dtype)
-        delta = self.refine(features, index if layers is None else layers.index(index), adapter)
-        return torch.cat([prefix, (features + delta).to(output.dtype)], dim=1)
+        device, dtype = output.device.type, self.rein_delta[adapter].weight.dtype
+        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        if autocast and dtype != torch.float64:
+            dtype = torch.get_autocast_dtype(device)
+        # all is cast here once: autocast would cast the features at every use, and autograd store every result
+        with torch.autocast(device, enabled=False) if autocast else nullcontext():
+            factors = self._factors_of_block(adapter, index, dtype)
+            # of the prefix too, which passes nevertheless: the patches alone are not contiguous and would be copied
+            delta = factors.refine(self._cast_input_dtype(output, dtype))
+            delta[:, : self.num_prefix_tokens] = 0
+            return (output + delta).to(output.dtype)
 
     def unload_and_optionally_merge_module(self, merge, safe_merge, adapter_names) -> nn.ModuleList:
         base_layer = super().unload_and_optionally_merge_module(merge, safe_merge, adapter_names)
@@ -216,8 +263,7 @@ class ReinLayer(nn.Module, ReinTunerLayer):
 
     def extra_repr(self) -> str:
         return "; ".join(
-            f"{name}: {cfg.num_tokens} tokens of rank {cfg.r or 'full'} for "
-            f"{len(self.base_layer) if cfg.layers_to_transform is None else len(cfg.layers_to_transform)} blocks"
+            f"{name}: {cfg.num_tokens} tokens of rank {cfg.r or 'full'} for {len(self._refined_blocks(name))} blocks"
             for name, cfg in self.configs.items()
         )
 
