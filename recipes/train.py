@@ -79,7 +79,7 @@ DEFAULTS = {
 # here may: how often it logs, saves and evaluates, where it runs and on how many processes.
 FIXED = (
     "max_steps seed learning_rate weight_decay lr_scheduler_type lr_scheduler_kwargs warmup_steps max_grad_norm "
-    "adam_beta1 adam_beta2 adam_epsilon bf16 fp16 load_best_model_at_end"
+    "adam_beta1 adam_beta2 adam_epsilon load_best_model_at_end"
 ).split()
 
 
@@ -108,6 +108,8 @@ def main(recipe: RecipeArguments, args: TrainingArguments) -> SegmentationTraine
         domains=targets,
         eval_limit=recipe.eval_limit,
     )
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and trainer.accelerator.distributed_type != "FSDP":
+        raise SystemExit(f"accelerate does not shard on {args.device}: FSDP was asked for, this would be plain DDP.")
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_state()
     trainer.save_model()
@@ -193,7 +195,14 @@ def parse(argv: list[str]) -> tuple[RecipeArguments, TrainingArguments]:
             "process(es)."
         )
     values["gradient_accumulation_steps"] = steps
+    values.setdefault(
+        "use_cpu", not torch.accelerator.is_available()
+    )  # said nowhere, processes would not find another
+    # all that trains is used in every step, but for what full fine-tuning trains along
+    values.setdefault("ddp_find_unused_parameters", values.get("tuning") == "full")
     recipe, args = HfArgumentParser((RecipeArguments, TrainingArguments)).parse_dict(values)
+    if args.world_size != world_size:
+        raise SystemExit(f"{args.world_size} process(es) found each other; expected {world_size}, as were launched.")
     return recipe, args
 
 
@@ -202,6 +211,7 @@ def fixed_values(recipe: RecipeArguments, args: TrainingArguments, sources: list
     source, and `FIXED`."""
     values = {key: value for key, value in dataclasses.asdict(recipe).items() if not key.startswith("eval")}
     values["images"] = {s.name: None if isinstance(s.dataset, Stream) else len(s.dataset) for s in sources}
+    values["mixed_precision"] = args.mixed_precision  # of the recipe or, where it says nothing, of the launcher
     stock = args.to_dict()
     return json.loads(json.dumps(values | {key: stock[key] for key in FIXED}))
 

@@ -97,10 +97,18 @@ class ReinCriterion(Mask2FormerLoss):
     Args:
         config (`Mask2FormerConfig`): weights and numbers of points.
         weight_dict (`dict[str, float]`): weight of each loss, `model.weight_dict`.
+
+    Attributes:
+        averages (`(2,)`, *optional*): [`totals`] of the batches of a whole step, averaged over its micro-batches and
+            processes. Whoever knows them sets them for the step, and the mean of its losses is then the loss of all
+            its images in one batch. Without them, masks are averaged over the processes, and the class loss is a mean
+            of the batch.
     """
 
     def __init__(self, config: Mask2FormerConfig, weight_dict: dict[str, float]) -> None:
         super().__init__(config, weight_dict)
+        self.num_queries = config.num_queries
+        self.averages: torch.Tensor | None = None
         stock = self.matcher
         self.matcher = ReinMatcher(stock.cost_class, stock.cost_mask, stock.cost_dice, stock.num_points)
 
@@ -132,7 +140,10 @@ class ReinCriterion(Mask2FormerLoss):
         auxiliary = [(o["masks_queries_logits"], o["class_queries_logits"]) for o in auxiliary_predictions or []]
         outputs = [*auxiliary, (masks_queries_logits, class_queries_logits)]
         suffixes = [*(f"_{index}" for index in range(len(auxiliary))), ""]
-        num_masks = self.get_num_masks(class_labels, device=masks_queries_logits.device)
+        if self.averages is None:
+            num_masks, share = self.get_num_masks(class_labels, device=masks_queries_logits.device), 1.0
+        else:
+            num_masks, share = self.averages[0], self.totals(class_labels)[1] / self.averages[1]
         with torch.autocast(masks_queries_logits.device.type, enabled=False):
             # all are drawn first, in the order in which output after output would have drawn its own
             points = [self._draw_points(masks, class_labels) for masks, _ in outputs]
@@ -144,7 +155,7 @@ class ReinCriterion(Mask2FormerLoss):
                 suffixes, outputs, points, pairs.unbind(1), strict=True
             ):
                 found = self._mask_losses(masks, all_masks, queries, targets, order, drawn, num_masks)
-                found["loss_cross_entropy"] = self._class_loss(classes, all_classes[targets], queries)
+                found["loss_cross_entropy"] = share * self._class_loss(classes, all_classes[targets], queries)
                 losses |= {name + suffix: loss for name, loss in found.items()}
         return losses
 
@@ -209,9 +220,16 @@ class ReinCriterion(Mask2FormerLoss):
         expected[queries] = matched
         return F.cross_entropy(logits, expected, weight=self.empty_weight.to(logits.dtype))
 
+    def totals(self, class_labels: list[torch.Tensor]) -> tuple[float, float]:
+        """What mask and dice losses, and what the class loss of a batch are divided by: its masks, an image without
+        any counting as one, and the sum of the weights of its queries' target classes."""
+        matched = sum(min(len(classes), self.num_queries) for classes in class_labels)
+        masks = sum(max(len(classes), 1) for classes in class_labels)
+        return float(masks), matched + self.eos_coef * (len(class_labels) * self.num_queries - matched)
+
     def get_num_masks(self, class_labels: list[torch.Tensor], device: torch.device) -> torch.Tensor:
         """Masks per process, at least one: a 0-dim tensor. An image without any counts as one, as in the reference."""
-        num_masks = torch.tensor(float(sum(max(len(classes), 1) for classes in class_labels)), device=device)
+        num_masks = torch.tensor(self.totals(class_labels)[0], device=device)
         if PartialState._shared_state:
             num_masks = reduce(num_masks, reduction="mean")
         return num_masks.clamp(min=1)

@@ -11,6 +11,7 @@ import torch
 from transformers import Trainer
 
 from . import checkpoints
+from .criterion import ReinCriterion
 from .data import Domain
 from .divergence import LossGuard, non_finite_parameters
 from .evaluation import evaluate_domain
@@ -27,9 +28,11 @@ class SegmentationTrainer(Trainer):
     images and reduces confusion matrices, where the stock one would gather label maps of unequal sizes; checkpoints
     are whole or not there, the best one by mean mIoU stays beside the newest `save_total_limit`, and is saved at its
     evaluation if it would not be otherwise; a loss that is not finite stops the run before it changes a weight; images
-    without a labelled pixel are counted.
+    without a labelled pixel are counted; the losses of a step are divided by what is in all of it, however it is split
+    between processes and micro-batches.
 
     Args:
+        model: from [`build_segmenter`], with or without adapter.
         domains (`list[Domain]`): to evaluate on.
         eval_limit (`int`, *optional*): images per domain.
         args, kwargs: of the stock Trainer. Batches may hold `samples`, the names of their images.
@@ -43,6 +46,11 @@ class SegmentationTrainer(Trainer):
         # the stock Trainer wants an eval_dataset as soon as there is an evaluation strategy
         super().__init__(*args, eval_dataset={domain.name: domain.dataset for domain in domains} or None, **kwargs)
         self.domains, self.eval_limit = domains, eval_limit
+        self.criterion = next(module for module in self.model.modules() if isinstance(module, ReinCriterion))
+        if (
+            self.is_fsdp_enabled
+        ):  # FSDP2 asks for embeddings of words, and takes the stock model's refusal for an error
+            self.model.get_input_embeddings = lambda: None
         self._guard = LossGuard(self.accelerator)
         self._unlabelled = torch.zeros((), device=self.args.device)
         self._partial_dir: Path | None = None
@@ -59,9 +67,15 @@ class SegmentationTrainer(Trainer):
     # ---- a step ----
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device):
+        """Tells the criterion what the losses of the step are divided by, over all its micro-batches and processes."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        without = sum(len(classes) == 0 for batch in batches for classes in batch["class_labels"])
-        self._unlabelled += self.accelerator.reduce(torch.tensor(float(without), device=device), reduction="sum")
+        labels = [batch["class_labels"] for batch in batches]
+        totals = [sum(column) for column in zip(*map(self.criterion.totals, labels), strict=True)]
+        unlabelled = sum(len(classes) == 0 for batch in labels for classes in batch)
+        numbers = self.accelerator.reduce(torch.tensor([*totals, unlabelled], device=device), reduction="sum")
+        count = len(batches) * self.accelerator.num_processes
+        self.criterion.averages = numbers[:2] / count if count > 1 else None
+        self._unlabelled += numbers[2]
         return batches, num_items
 
     def compute_loss(self, model, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch=None):
@@ -73,8 +87,10 @@ class SegmentationTrainer(Trainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if self.accelerator.sync_gradients and self._guard.found():
-            self._stop()
+        if self.accelerator.sync_gradients:
+            self.criterion.averages = None
+            if self._guard.found():
+                self._stop()
         return loss
 
     def _stop(self) -> None:

@@ -1,0 +1,113 @@
+"""The same run in one process, in two, in micro-batches and sharded. `tests.processes` is what two processes run.
+
+Random points are the same for all masks here, since which mask gets which depends on the order of drawing. Tolerances
+are for float32 and of the largest value: 1e-6 for losses, 1e-4 for gradients. Weights are compared with Adam's epsilon
+at 1e-3: at 1e-8 its first steps are the sign of a gradient, also of one that is rounding alone.
+"""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import rein_hf
+from tests.processes import confusion, trained
+from tests.runs import equal, weights, write_recipe
+
+
+EPSILON = 1e-3
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("processes")
+
+
+@pytest.fixture(scope="module")
+def recipe(folder, vit_folder):
+    """One image has no labelled pixel, one a single class, so that batches differ in their numbers of masks."""
+    path = write_recipe(folder, vit_folder, adam_epsilon=EPSILON, learning_rate=1e-2)
+    for index, value in ((1, 255), (4, 10)):
+        Image.fromarray(np.full((72, 96), value, np.uint8)).save(folder / "data" / "labels" / f"{index}.png")
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(recipe, folder):
+    """One process, four images at once."""
+    return trained(recipe, folder / "whole")
+
+
+@pytest.fixture(scope="module")
+def processes(recipe, folder):
+    """The folder that two processes have filled."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    subprocess.run(
+        [*command, "-m", "tests.processes", str(recipe), str(folder)],
+        env={**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"},
+        check=True,
+        timeout=300,
+    )
+    return folder
+
+
+def assert_same_run(folder, other):
+    """Losses and gradients of five steps, and the weights after them."""
+    seen, expected = load_file(other / "seen.safetensors"), load_file(folder / "whole" / "seen.safetensors")
+    assert seen.keys() == expected.keys() and len(expected["losses"]) == 5
+    torch.testing.assert_close(seen["losses"], expected["losses"], rtol=1e-6, atol=0)
+    for name in expected.keys() - {"losses"}:
+        largest = max(expected[other].abs().max() for other in expected if other.startswith(name[:2]))
+        assert (seen[name] - expected[name]).abs().max() <= 1e-4 * largest, name
+    found, expected = weights(other), weights(folder / "whole")
+    assert found.keys() == expected.keys()
+    for name in expected:
+        assert (found[name] - expected[name]).abs().max() <= 1e-4 * max(1, expected[name].abs().max()), name
+
+
+def test_micro_batches_are_the_whole_batch(recipe, folder, whole):
+    trained(recipe, folder / "accumulated", "--per_device_train_batch_size", "1")
+    assert_same_run(folder, folder / "accumulated")
+
+
+def test_two_processes_are_one(processes, whole):
+    assert_same_run(processes, processes / "ddp")
+
+
+def test_two_processes_count_what_one_does(processes, whole):
+    expected = confusion(whole)
+    trainer_of_two = load_file(processes / "found-0.safetensors")["confusion"]
+    assert torch.equal(trainer_of_two, load_file(processes / "found-1.safetensors")["confusion"])
+    assert trainer_of_two.sum() == expected.sum() > 0
+    # the same weights, bit for bit, in one process
+    model = rein_hf.from_pretrained(processes / "ddp")
+    whole.model.load_state_dict(model.state_dict())
+    assert torch.equal(confusion(whole), trainer_of_two)
+
+
+def test_shards_are_one_model(processes, whole):
+    """FSDP2; what it saves is whole and loads without it."""
+    assert_same_run(processes, processes / "fsdp2")
+    assert {name: t.shape for name, t in weights(processes / "fsdp2").items()} == {
+        name: t.shape for name, t in weights(processes / "ddp").items()
+    }
+    sharded, plain = (rein_hf.from_pretrained(processes / kind).state_dict() for kind in ("fsdp2", "ddp"))
+    assert all((sharded[name] - plain[name]).abs().max() < 1e-4 for name in plain if plain[name].is_floating_point())
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_two_processes_go_on_to_the_same_weights(processes, kind):
+    assert equal(processes / f"{kind}-interrupted", processes / f"{kind}-interrupted-straight")
+
+
+def test_all_processes_stop_at_a_loss_that_is_not_finite_in_one(processes):
+    said = [(processes / f"said-{rank}.txt").read_text() for rank in (0, 1)]
+    assert said[0] == said[1] and "The loss of step 3 is nan for data/" in said[0] and "(batch-1-0.safe" in said[0]
+    saved = processes / "poisoned" / "non-finite-loss-3"
+    assert rein_hf.checkpoints.damage(saved) is None and (saved / "batch-1-0.safetensors").is_file()
+    assert not (saved / "batch-0-0.safetensors").exists() and equal(saved, processes / "poisoned" / "checkpoint-2")
