@@ -73,6 +73,7 @@ DEFAULTS = {
     "metric_for_best_model": "miou",
     "logging_nan_inf_filter": False,  # it would hide such a loss from the log, and waits for the device at every step
     "report_to": "none",
+    "hub_strategy": "end",  # the stock Trainer pushes checkpoints with its arguments pickled
 }
 
 # What shapes the weights beside the recipe's own arguments, and may not change when a run goes on. Whatever is not

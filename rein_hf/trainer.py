@@ -177,11 +177,13 @@ class SegmentationTrainer(Trainer):
         output_dir = Path(self.args.output_dir)
         partial = checkpoints.partial_folder(output_dir / "model")
         with checkpoints.making_room(output_dir, "The final model"):
-            super().save_model(str(partial), _internal_call)
+            super().save_model(str(partial), _internal_call=True)  # pushes nothing yet
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 checkpoints.place_files(partial, output_dir, last=WEIGHTS)
         self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save")
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)

@@ -97,7 +97,8 @@ def test_shards_are_one_model(processes, whole):
         name: t.shape for name, t in weights(processes / "ddp").items()
     }
     sharded, plain = (rein_hf.from_pretrained(processes / kind).state_dict() for kind in ("fsdp2", "ddp"))
-    assert all((sharded[name] - plain[name]).abs().max() < 1e-4 for name in plain if plain[name].is_floating_point())
+    used = [name for name in plain if ".modules_to_save." in name or ".encoder.vit." in name]  # not the unused new head
+    assert used and all((sharded[name] - plain[name]).abs().max() < 1e-4 for name in used)
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])

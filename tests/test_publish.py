@@ -258,7 +258,7 @@ def test_push_to_hub_of_model_and_trainer(hub, client, recipe, tmp_path):
     assert result.returncode == 0, result.stderr
     ours = {"adapter_config.json", WEIGHTS, "preprocessor_config.json", "README.md"}
     assert set(hub.files("user/pushed")) == {".gitattributes", *ours}
-    assert set(hub.files("user/trained")) == {".gitattributes", *ours}  # without the stock Trainer's pickle
+    assert set(hub.files("user/trained")) == {".gitattributes", *ours, "trainer_state.json", "recipe.json"}
     for repo in ("user/pushed", "user/trained"):
         seen = client.load(pretrained=repo, cache_dir=str(tmp_path / "cache"))
         assert seen.error is None, seen.error
