@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import rein_hf
 from recipes import train
@@ -85,6 +86,16 @@ def test_lora_is_a_baseline_that_loads_like_rein(recipe, tmp_path):
     model.save_pretrained(tmp_path / "again")
     again = dict(rein_hf.from_pretrained(tmp_path / "again").named_parameters())
     assert all(torch.equal(again[name], trained[name]) for name in names)
+
+
+def test_bad_data_stops_training_with_the_file_and_the_reason(recipe, tmp_path):
+    label = tmp_path / "data" / "labels" / "3.png"
+    Image.new("RGB", (96, 72)).save(label)
+    with pytest.raises(ValueError, match=f"{label} is of mode RGB; expected one channel of 8 bits"):
+        run(recipe)
+    label.write_bytes(b"")
+    with pytest.raises(ValueError, match=f"{label} cannot be read as an image"):
+        run(recipe)
 
 
 def test_fewer_images_at_once_are_accumulated_to_the_same_batch(recipe):
