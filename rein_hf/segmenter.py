@@ -136,8 +136,7 @@ def from_pretrained(
         pretrained: folder or Hub id of a Rein adapter (Rein and head, some MB), or of a whole Mask2Former.
         backbone (*optional*): folder or Hub id of the DINOv2 checkpoint, instead of the one the adapter names.
         revision (`str`, *optional*): branch, tag or commit of `pretrained`.
-        dtype: of the weights. On a CPU keep float32 and use autocast for speed: with torch 2.13 transformers'
-            deformable attention can give nan there in bfloat16.
+        dtype: of the weights.
         device_map (*optional*): where they go, e.g. "cuda" or "auto"; see accelerate. The CPU by default.
         attn_implementation (`str`, *optional*): of the backbone, e.g. "eager" or "flash_attention_2".
         token, cache_dir, local_files_only: of the Hub, for adapter and backbone.
