@@ -240,37 +240,10 @@ def fixed_values(recipe: RecipeArguments, args: TrainingArguments, sources: list
 
 
 def begin(values: dict[str, Any], args: TrainingArguments) -> tuple[bool, str | None]:
-    """Whether the run in `output_dir` has finished, and if not the checkpoint to go on from. The main process finds it
-    out for all, and clears away what an interrupted run has left half written.
-
-    Raises:
-        SystemExit: the run there is of another recipe; there is something of a run whose recipe is not known.
-        ValueError: all checkpoints are damaged.
-    """
-    found: list = [None]
+    """What [`checkpoints.begin`] finds in `output_dir`; the main process finds it out for all."""
+    found = [None]
     if args.process_index == 0:
-        output_dir = Path(args.output_dir)
-        output_dir.mkdir(parents=True, exist_ok=True)
-        checkpoints.discard_partial(output_dir)
-        finished = any((output_dir / name).exists() for name in WEIGHTS)
-        path = output_dir / "recipe.json"
-        if finished or checkpoints.checkpoints(output_dir):
-            if not path.exists():
-                raise SystemExit(f"{output_dir} holds a run, but no {path.name} to compare this one with.")
-            before = checkpoints.read_json(path)
-            changes = [
-                f"{key} was {before.get(key)!r}, is {values.get(key)!r}"
-                for key in sorted(before.keys() | values.keys())
-                if before.get(key) != values.get(key)
-            ]
-            if changes:
-                raise SystemExit(
-                    f"{output_dir} holds a run of another recipe: {'; '.join(changes)}. Take another --output_dir, or "
-                    f"remove this one; if only a folder has moved, say so in {path}."
-                )
-        else:
-            checkpoints.write_json(path, values)
-        checkpoint = None if finished else checkpoints.last_whole(output_dir)
+        finished, checkpoint = checkpoints.begin(Path(args.output_dir), values, WEIGHTS)
         found = [(finished, checkpoint and str(checkpoint))]
     return broadcast_object_list(found)[0]
 
