@@ -33,6 +33,7 @@ from rein_hf.data import load_domain
 from rein_hf.evaluation import evaluate_domain
 from rein_hf.pictures import plot_assessment
 from rein_hf.results import Results
+from rein_hf.yaml_file import read_yaml
 
 
 KEYS = {"recipe": str, "backbones": dict, "tunings": dict, "seeds": list, "targets": list}
@@ -66,10 +67,9 @@ def read_plan(path: str) -> dict:
     Raises:
         ValueError: a key is missing, unknown or of another kind.
     """
-    plan = yaml.safe_load(Path(path).read_text())
-    if not isinstance(plan, dict) or plan.keys() != KEYS.keys():
-        found = sorted(plan) if isinstance(plan, dict) else type(plan).__name__
-        raise ValueError(f"{path} has {found}; expected the keys {sorted(KEYS)}.")
+    plan = read_yaml(path)
+    if plan.keys() != KEYS.keys():
+        raise ValueError(f"{path} has {list(plan)}; expected the keys {sorted(KEYS)}.")
     for key, kind in KEYS.items():
         if not isinstance(plan[key], kind) or not plan[key]:
             raise ValueError(f"{path}: {key} is {plan[key]!r}; expected a {kind.__name__} that is not empty.")

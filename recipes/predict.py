@@ -19,6 +19,7 @@ from rein_hf.folders import IMAGE_SUFFIXES
 from rein_hf.inference import segment
 from rein_hf.labels import palette_of
 from rein_hf.pictures import overlay
+from rein_hf.reading import FORMATS
 
 
 @dataclass
@@ -45,8 +46,9 @@ def main(args: PredictionArguments) -> int:
     unreadable = 0
     for file in tqdm(files[accelerator.process_index :: accelerator.num_processes]):
         try:
-            image = ImageOps.exif_transpose(Image.open(file)).convert("RGB")  # phones note how they were held
-        except (OSError, SyntaxError, ValueError) as error:
+            image = Image.open(file, formats=FORMATS)
+            image = ImageOps.exif_transpose(image).convert("RGB")  # phones note how they were held
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             print(f"{file} cannot be read as an image: {error}; left out.", file=sys.stderr)
             unreadable += 1
             continue

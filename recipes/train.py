@@ -15,11 +15,12 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypedDict, get_type_hints
 
 import torch
-import yaml
 from accelerate.utils import broadcast_object_list
+from huggingface_hub.dataclasses import validate_typed_dict
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from peft import LoraConfig
 from transformers import HfArgumentParser, TrainingArguments, set_seed
 from transformers.modeling_outputs import BackboneOutput
@@ -30,6 +31,7 @@ from rein_hf.hub_data import Stream
 from rein_hf.samples import Collator, TrainingSamples
 from rein_hf.trainer import WEIGHTS, SegmentationTrainer
 from rein_hf.transforms import Augmentation
+from rein_hf.yaml_file import plain, read_yaml
 
 
 @dataclasses.dataclass
@@ -181,7 +183,14 @@ def parse(argv: list[str]) -> tuple[RecipeArguments, TrainingArguments]:
     if not argv or argv[0].startswith("-"):
         raise SystemExit(__doc__)
     path, overrides = Path(argv[0]), argv[1:]
-    values = {**DEFAULTS, "output_dir": f"outputs/{path.stem}", **(yaml.safe_load(path.read_text()) or {})}
+    try:
+        return read_arguments(path, overrides)
+    except (OSError, TypeError, ValueError, StrictDataclassFieldValidationError) as error:
+        raise SystemExit(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+
+
+def read_arguments(path: Path, overrides: list[str]) -> tuple[RecipeArguments, TrainingArguments]:
+    values = {**DEFAULTS, "output_dir": f"outputs/{path.stem}", **read_yaml(path)}
     if len(overrides) % 2 or not all(key.startswith("--") for key in overrides[::2]):
         raise SystemExit(f"Expected pairs of --KEY VALUE after {path}; found {overrides}.")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
@@ -190,10 +199,12 @@ def parse(argv: list[str]) -> tuple[RecipeArguments, TrainingArguments]:
         for name in outer:
             place[name] = place.get(name) or {}
             place = place[name]
-        place[inner] = yaml.safe_load(value)
+            if not isinstance(place, dict):
+                raise SystemExit(f"{path}: {key} is given, but {name} is {place!r}; expected keys with values there.")
+        place[inner] = plain(value, f"{path}: {key} {value}")
     known = {**get_type_hints(RecipeArguments), **get_type_hints(TrainingArguments)}
     for key in values.keys() - known.keys():
-        close = difflib.get_close_matches(key, known, n=1)
+        close = difflib.get_close_matches(str(key), known, n=1)
         raise SystemExit(f"{path}: unknown key {key!r}{f', did you mean {close[0]!r}?' if close else '.'}")
     if values.get("hub_token"):
         raise SystemExit(
@@ -201,23 +212,23 @@ def parse(argv: list[str]) -> tuple[RecipeArguments, TrainingArguments]:
         )
     for key, value in values.items():
         kind = str(known[key])
-        if isinstance(value, str) and "float" in kind and "str" not in kind:
-            values[key] = float(value)  # YAML reads 1e-4 as text
+        if "float" in kind and ("str" not in kind and isinstance(value, str) or type(value) is int):
+            values[key] = float(value)  # YAML reads 1e-4 as text, and 1 as a whole number
         if value is False and "bool" not in kind:
             values[key] = "no"  # and no as false
     lacking = {"backbone", "train"} - values.keys()
     if lacking:
         raise SystemExit(f"{path}: {sorted(lacking)} missing.")
+    validate_typed_dict(TypedDict("Recipe", known, total=False), values)
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     total = values.get("total_batch_size", RecipeArguments.total_batch_size)
     per_device = values.setdefault("per_device_train_batch_size", max(total // world_size, 1))
-    steps, rest = divmod(total, per_device * world_size)
-    if rest or not steps:
+    if total < 1 or per_device < 1 or total % (per_device * world_size):
         raise SystemExit(
             f"{path}: total_batch_size {total} is not a multiple of {per_device} images on each of {world_size} "
             "process(es)."
         )
-    values["gradient_accumulation_steps"] = steps
+    values["gradient_accumulation_steps"] = total // (per_device * world_size)
     values.setdefault(
         "use_cpu", not torch.accelerator.is_available()
     )  # said nowhere, processes would not find another

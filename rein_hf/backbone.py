@@ -226,7 +226,8 @@ def load_vit(
     """
     if image_size % patch_size:
         raise ValueError(f"image_size is {image_size}; expected a multiple of patch_size {patch_size}.")
-    vit = AutoModel.from_pretrained(pretrained, **kwargs)
+    # a Dinov2 needs no code from the Hub, and nobody is asked whether to run some
+    vit = AutoModel.from_pretrained(pretrained, trust_remote_code=False, **kwargs)
     if not isinstance(vit, Dinov2Model):
         raise ValueError(f"{pretrained} holds a {type(vit).__name__}; expected a Dinov2Model.")
     config = vit.config

@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import validate_repo_id
 
 from .description import Description
 from .labels import CITYSCAPES_CLASSES
+from .yaml_file import read_yaml
 
 
 METRICS = {"mean_iou": "mIoU", "overall_accuracy": "pixel accuracy"}  # in results.json: on the card
@@ -40,7 +40,7 @@ def read_facts(path: Path) -> Facts:
     Raises:
         ValueError: a fact is missing, unknown or empty.
     """
-    values = yaml.safe_load(path.read_text()) or {}
+    values = read_yaml(path)
     known = {field.name for field in fields(Facts)}
     missing = known - {"license_name"} - values.keys()
     if missing or values.keys() - known:

@@ -9,6 +9,7 @@ classes.json  optional: `names` of the classes by id, `ignore_id`, and `train_id
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -88,12 +89,20 @@ def _read_index(path: Path, split: str | None, stems: list[str]) -> list[tuple[s
         if split:
             raise FileNotFoundError(f"{path} is missing; it is needed to choose the split {split!r}.")
         return [(stem, "") for stem in stems]
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        if columns[:2] != ["stem", "split"]:
-            raise ValueError(f"{path} begins with columns {columns}; expected stem, split and, if any, a group.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # which spreadsheets write
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8: {error}.") from error
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    columns = reader.fieldnames or []
+    if columns[:2] != ["stem", "split"]:
+        raise ValueError(f"{path} begins with columns {columns}; expected stem, split and, if any, a group.")
+    try:
         rows = list(reader)
+    except csv.Error as error:
+        raise ValueError(f"{path} is no CSV: {error}.") from error
+    if short := [number for number, row in enumerate(rows, 2) if None in row.values()]:
+        raise ValueError(f"{path} has fewer than {len(columns)} columns in the lines {short[:5]}.")
     splits = sorted({row["split"] for row in rows})
     chosen = [row for row in rows if split in (None, row["split"])]
     if not chosen:

@@ -23,6 +23,10 @@ COLUMNS = datasets.Features(
 )
 
 
+# What is opened. Others of Pillow's formats run a program (EPS: Ghostscript) or are hardly ever met and little tested.
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+
+
 class Row(NamedTuple):
     """One image: its name, its file, its label's file if it has one, and its group (condition, sequence) or ""."""
 
@@ -125,7 +129,7 @@ def _half(label: Image.Image) -> Image.Image:
 def _open(file: dict) -> Image.Image:
     """An image, not yet decoded, from `{"path", "bytes"}`."""
     try:
-        return Image.open(io.BytesIO(file["bytes"]) if file.get("bytes") else file["path"])
+        return Image.open(io.BytesIO(file["bytes"]) if file.get("bytes") else file["path"], formats=FORMATS)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{file['path']} cannot be read as an image: {error}.") from error
 

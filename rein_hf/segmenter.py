@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 from transformers.utils import logging as transformers_logging
 
+from .adapter import attach, naming
 from .backbone import ViTPyramidConfig, load_vit
 from .criterion import ReinCriterion
 from .head import lighten
@@ -148,7 +150,7 @@ def from_pretrained(
 
     Raises:
         ValueError: the adapter is not Rein's, or records no base model; the backbone is of another size; a downloaded
-            file is not what the Hub announced.
+            file is not what the Hub announced; a file is damaged, or holds other tensors than the model has.
         OSError: adapter or backbone cannot be found.
 
     Example:
@@ -173,6 +175,18 @@ def from_pretrained(
     if folder is None:
         model = Mask2FormerForUniversalSegmentation.from_pretrained(pretrained, revision=revision, **placement, **hub)
         return _with_criterion(model).eval()
+    with naming(pretrained):
+        return _around_adapter(pretrained, folder, backbone, placement, hub)
+
+
+def _around_adapter(
+    pretrained: str | os.PathLike,
+    folder: Path,
+    backbone: str | os.PathLike | None,
+    placement: dict[str, Any],
+    hub: dict[str, Any],
+) -> PeftModel:
+    """The model that the adapter in a folder was saved from."""
     config = read_recorded(folder)
     base_type = (config.base_config or {}).get("model_type")
     if base_type != Mask2FormerConfig.model_type:
@@ -186,9 +200,9 @@ def from_pretrained(
     named = backbone or config.base_model_name_or_path
     if not named:
         raise ValueError(f"{pretrained}: the adapter names no backbone; pass backbone=FOLDER_OR_HUB_ID.")
-    base_revision = None if backbone else config.revision
+    weights = {"dtype": placement["dtype"], "revision": None if backbone else config.revision, **hub}
     try:
-        found, state_dict = load_vit(named, vit.image_size, vit.patch_size, dtype=dtype, revision=base_revision, **hub)
+        found, state_dict = load_vit(named, vit.image_size, vit.patch_size, **weights)
     except OSError as error:
         raise OSError(
             f"{pretrained}: its backbone {named} cannot be loaded; pass backbone=FOLDER_OR_HUB_ID. {error}"
@@ -201,8 +215,7 @@ def from_pretrained(
             )
     base = _assemble(named, base_config, state_dict, **placement)
     with _quietly():
-        model = PeftModel.from_pretrained(base, str(folder), config=config)
-    return model.eval()
+        return attach(base, folder, config).eval()
 
 
 def _assemble(
