@@ -1,0 +1,83 @@
+"""Modules of transformers that take images of other sizes than the trained one in another way, or not at all.
+
+What is not here takes them as it is: rotary and relative positions, and learned ones that transformers interpolates,
+bicubic, when `forward` is told to.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings
+from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import Dinov2WithRegistersEmbeddings
+from transformers.models.sam.modeling_sam import SamVisionEncoder
+from transformers.utils.output_capturing import capture_outputs
+
+
+class ScaleFactorPositions:
+    """Positions for images of other sizes interpolated as in DINOv2's own code."""
+
+    def interpolate_pos_encoding(self, embeddings: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """Position embeddings (1, 1 + N, c) for an image of `height` x `width` pixels."""
+        side = math.isqrt(self.position_embeddings.shape[1] - 1)
+        rows, columns = height // self.patch_embeddings.patch_size[0], width // self.patch_embeddings.patch_size[1]
+        if rows == columns == side:
+            return self.position_embeddings
+        class_position, grid = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
+        grid = grid.reshape(1, side, side, -1).permute(0, 3, 1, 2).float()
+        scale = ((rows + 0.1) / side, (columns + 0.1) / side)
+        grid = F.interpolate(grid, scale_factor=scale, mode="bicubic", align_corners=False)
+        grid = grid.flatten(2).transpose(1, 2).to(class_position.dtype)
+        return torch.cat([class_position, grid], dim=1)
+
+
+class ScaleFactorDinov2Embeddings(ScaleFactorPositions, Dinov2Embeddings):
+    """Dinov2's embeddings; a subclass because transformers interpolates to the exact size."""
+
+
+class ScaleFactorDinov2WithRegistersEmbeddings(ScaleFactorPositions, Dinov2WithRegistersEmbeddings):
+    """The same with registers."""
+
+
+class AnySizeSamVisionEncoder(SamVisionEncoder):
+    """SAM's image encoder without its neck; a subclass because transformers' refuses images of other sizes."""
+
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutput:
+        """
+        Args:
+            pixel_values (`torch.Tensor` of shape `(B, 3, H, W)`): H and W are multiples of the patch size p.
+
+        Returns:
+            `BaseModelOutput` with `last_hidden_state` (B, H/p, W/p, c), of the last block.
+        """
+        hidden_states = self.patch_embed.projection(pixel_values).permute(0, 2, 3, 1)
+        if self.pos_embed is not None:
+            hidden_states = hidden_states + self._positions(hidden_states.shape[1:3])
+        for layer in self.layers:
+            hidden_states = layer(hidden_states)
+        return BaseModelOutput(last_hidden_state=hidden_states)
+
+    def _positions(self, size: tuple[int, int]) -> torch.Tensor:
+        """Absolute positions (1, rows, columns, c), interpolated as those of other vision transformers are."""
+        if self.pos_embed.shape[1:3] == size:
+            return self.pos_embed
+        positions = self.pos_embed.permute(0, 3, 1, 2)
+        return F.interpolate(positions, size=size, mode="bicubic", align_corners=False).permute(0, 2, 3, 1)
+
+
+REPLACED = {
+    Dinov2Embeddings: ScaleFactorDinov2Embeddings,
+    Dinov2WithRegistersEmbeddings: ScaleFactorDinov2WithRegistersEmbeddings,
+    SamVisionEncoder: AnySizeSamVisionEncoder,
+}
+
+
+def take_any_size(vit: nn.Module) -> None:
+    """Gives stock modules the classes of this file; parameters, names and hooks are as before."""
+    for module in vit.modules():
+        module.__class__ = REPLACED.get(type(module), type(module))
