@@ -15,7 +15,6 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings
 from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import Dinov2WithRegistersEmbeddings
 from transformers.models.sam.modeling_sam import SamVisionEncoder
-from transformers.utils.output_capturing import capture_outputs
 
 
 class ScaleFactorPositions:
@@ -46,21 +45,28 @@ class ScaleFactorDinov2WithRegistersEmbeddings(ScaleFactorPositions, Dinov2WithR
 class AnySizeSamVisionEncoder(SamVisionEncoder):
     """SAM's image encoder without its neck; a subclass because transformers' refuses images of other sizes."""
 
-    @capture_outputs(tie_last_hidden_states=False)
-    def forward(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutput:
+    def forward(
+        self, pixel_values: torch.Tensor, output_hidden_states: bool | list[int] | None = None
+    ) -> BaseModelOutput:
         """
         Args:
             pixel_values (`torch.Tensor` of shape `(B, 3, H, W)`): H and W are multiples of the patch size p.
+            output_hidden_states (`bool` or `list[int]`, *optional*): the outputs of all blocks, or of these, counted
+                from 1; 0 is what goes into the first.
 
         Returns:
-            `BaseModelOutput` with `last_hidden_state` (B, H/p, W/p, c), of the last block.
+            `BaseModelOutput` with `last_hidden_state` (B, H/p, W/p, c) and, if asked for, `hidden_states`, `None` for
+            those that are not.
         """
-        hidden_states = self.patch_embed.projection(pixel_values).permute(0, 2, 3, 1)
+        wanted = range(len(self.layers) + 1) if output_hidden_states is True else output_hidden_states or ()
+        hidden_state = self.patch_embed.projection(pixel_values).permute(0, 2, 3, 1)
         if self.pos_embed is not None:
-            hidden_states = hidden_states + self._positions(hidden_states.shape[1:3])
-        for layer in self.layers:
-            hidden_states = layer(hidden_states)
-        return BaseModelOutput(last_hidden_state=hidden_states)
+            hidden_state = hidden_state + self._positions(hidden_state.shape[1:3])
+        hidden_states = [hidden_state if 0 in wanted else None]
+        for index, layer in enumerate(self.layers, start=1):
+            hidden_state = layer(hidden_state)
+            hidden_states.append(hidden_state if index in wanted else None)
+        return BaseModelOutput(last_hidden_state=hidden_state, hidden_states=tuple(hidden_states) if wanted else None)
 
     def _positions(self, size: tuple[int, int]) -> torch.Tensor:
         """Absolute positions (1, rows, columns, c), interpolated as those of other vision transformers are."""

@@ -18,7 +18,7 @@ class Architecture:
 
     Args:
         blocks: name of the list of blocks, in the model that turns pixels into features.
-        grid: whether a block's output is (B, H, W, c). Otherwise it is (B, P + N, c), P prefix tokens before N patches.
+        grid: whether a block's output is (B, H, W, c), not (B, P + N, c), P prefix tokens before N patches.
         class_tokens: 1 if there is a class token, else 0. Registers, prefix tokens too, are told by the configuration.
         hidden_size, num_hidden_layers: names of the widths and depths in the configuration; lists where the blocks are
             in stages, each of its own width and half the height and width of the one before.

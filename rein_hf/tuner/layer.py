@@ -73,8 +73,9 @@ class ReinLayer(nn.Module, ReinTunerLayer):
         f' = f + scale * (W_f (S[:, 1:] @ (W_T T_i[1:] + b_T) + f) + b_f)
 
     for the patch features f (B, N, c) or (B, H, W, c) of block i; prefix tokens pass unchanged. `W_T`, `W_f` and
-    `scale` are shared by all blocks. It takes the place of the list of blocks and is iterated over like that list; the refinement is a hook
-    that runs before all others of a block, so that whoever records hidden states sees the refined ones.
+    `scale` are shared by all blocks. It takes the place of the list of blocks and is iterated over like that list; the
+    refinement is a hook that runs before all others of a block, so that whoever records hidden states sees the refined
+    ones.
 
     [`Factors`] are what that needs of the weights alone.
     - Without gradients the first block computes those of all blocks, and the last one drops them: they outlive no

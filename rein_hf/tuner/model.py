@@ -65,10 +65,11 @@ class ReinModel(BaseTuner):
                 model_config = model_config["backbone_config"]
         if peft_config.target_modules is None:
             if tower is None:
+                unknown = how_to_add(model_config.get("model_type"))
                 raise ValueError(
-                    f"ReinConfig.target_modules is not set and the backbone's {how_to_add(model_config.get('model_type'))}"
-                    ", or name the list of blocks, e.g. target_modules=['encoder.layer']. A segmentation adapter is "
-                    "loaded with rein_hf.from_pretrained, which builds its base model."
+                    f"ReinConfig.target_modules is not set and the backbone's {unknown}, or name the list of blocks, "
+                    "e.g. target_modules=['encoder.layer']. A segmentation adapter is loaded with "
+                    "rein_hf.from_pretrained, which builds its base model."
                 )
             # the whole name: heads and text towers have lists of blocks too
             peft_config.target_modules = {tower.blocks}
