@@ -22,6 +22,7 @@ import yaml
 from accelerate.utils import broadcast_object_list
 from peft import LoraConfig
 from transformers import HfArgumentParser, TrainingArguments, set_seed
+from transformers.modeling_outputs import BackboneOutput
 
 from rein_hf import ReinConfig, add_adapter, add_rein, build_image_processor, build_segmenter, checkpoints
 from rein_hf.data import Domain, load_domain
@@ -48,6 +49,9 @@ class RecipeArguments:
     patch_size: int = dataclasses.field(default=16, metadata={"help": "The backbone is resampled to it."})
     out_indices: list[int] | None = dataclasses.field(
         default=None, metadata={"help": "Blocks of the pyramid, from 1."}
+    )
+    backbone_dtype: str = dataclasses.field(
+        default="float32", metadata={"help": "Of the frozen backbone: float32, or bfloat16 for half of its memory."}
     )
     total_batch_size: int = dataclasses.field(default=4, metadata={"help": "Images per step, over all processes."})
     eval_limit: int | None = dataclasses.field(default=None, metadata={"help": "Images per domain while training."})
@@ -130,12 +134,30 @@ def build_model(recipe: RecipeArguments, id2label: dict[int, str]) -> torch.nn.M
         num_queries=recipe.num_queries,
         head=recipe.head,
     )
+    if recipe.backbone_dtype != "float32":
+        narrow(model.model.pixel_level_module.encoder, recipe)
     if recipe.tuning == "rein":
         return add_rein(model, ReinConfig(**{"num_tokens": recipe.num_queries, **(recipe.rein or {})}))
     if recipe.tuning == "lora":
         return add_adapter(model, LoraConfig(**{**LORA, **(recipe.lora or {})}))
     model.model.pixel_level_module.encoder.requires_grad_(recipe.tuning == "full")
     return model
+
+
+def narrow(encoder: torch.nn.Module, recipe: RecipeArguments) -> None:
+    """Puts a frozen backbone into `backbone_dtype`; Rein, which is added later, and the head stay in float32."""
+    if recipe.backbone_dtype != "bfloat16" or recipe.tuning == "full":
+        raise ValueError(
+            f"backbone_dtype is {recipe.backbone_dtype!r} with tuning {recipe.tuning!r}; expected float32, or, for a "
+            "backbone that does not train, bfloat16."
+        )
+    encoder.to(torch.bfloat16)
+    encoder.register_forward_hook(_as_the_head)
+
+
+def _as_the_head(encoder: torch.nn.Module, args: tuple, output: BackboneOutput) -> BackboneOutput:
+    """The maps in float32: the head's own type."""
+    return BackboneOutput(feature_maps=tuple(features.float() for features in output.feature_maps))
 
 
 def one_label_set(sources: list[Domain]) -> tuple[str, ...]:
@@ -218,37 +240,10 @@ def fixed_values(recipe: RecipeArguments, args: TrainingArguments, sources: list
 
 
 def begin(values: dict[str, Any], args: TrainingArguments) -> tuple[bool, str | None]:
-    """Whether the run in `output_dir` has finished, and if not the checkpoint to go on from. The main process finds it
-    out for all, and clears away what an interrupted run has left half written.
-
-    Raises:
-        SystemExit: the run there is of another recipe; there is something of a run whose recipe is not known.
-        ValueError: all checkpoints are damaged.
-    """
-    found: list = [None]
+    """What [`checkpoints.begin`] finds in `output_dir`; the main process finds it out for all."""
+    found = [None]
     if args.process_index == 0:
-        output_dir = Path(args.output_dir)
-        output_dir.mkdir(parents=True, exist_ok=True)
-        checkpoints.discard_partial(output_dir)
-        finished = any((output_dir / name).exists() for name in WEIGHTS)
-        path = output_dir / "recipe.json"
-        if finished or checkpoints.checkpoints(output_dir):
-            if not path.exists():
-                raise SystemExit(f"{output_dir} holds a run, but no {path.name} to compare this one with.")
-            before = checkpoints.read_json(path)
-            changes = [
-                f"{key} was {before.get(key)!r}, is {values.get(key)!r}"
-                for key in sorted(before.keys() | values.keys())
-                if before.get(key) != values.get(key)
-            ]
-            if changes:
-                raise SystemExit(
-                    f"{output_dir} holds a run of another recipe: {'; '.join(changes)}. Take another --output_dir, or "
-                    f"remove this one; if only a folder has moved, say so in {path}."
-                )
-        else:
-            checkpoints.write_json(path, values)
-        checkpoint = None if finished else checkpoints.last_whole(output_dir)
+        finished, checkpoint = checkpoints.begin(Path(args.output_dir), values, WEIGHTS)
         found = [(finished, checkpoint and str(checkpoint))]
     return broadcast_object_list(found)[0]
 

@@ -23,6 +23,44 @@ MANIFEST = "manifest.json"
 PARTIAL = ".partial"
 
 
+def begin(output_dir: Path, recipe: dict, final: tuple[str, ...]) -> tuple[bool, Path | None]:
+    """
+    Makes the folder of a run ready to begin or to go on, without what an interrupted run has left half written.
+
+    Args:
+        output_dir: of the run.
+        recipe (`dict`): what shapes its weights, as JSON has it; kept as `recipe.json`.
+        final: names of files of which a finished run leaves one.
+
+    Returns:
+        Whether the run has finished, and if not the checkpoint to go on from, if there is one.
+
+    Raises:
+        ValueError: the run there is of another recipe, or of an unknown one; all of its checkpoints are damaged.
+    """
+    output_dir.mkdir(parents=True, exist_ok=True)
+    discard_partial(output_dir)
+    finished = any((output_dir / name).exists() for name in final)
+    path = output_dir / "recipe.json"
+    if not finished and not checkpoints(output_dir):
+        write_json(path, recipe)
+        return False, None
+    if not path.exists():
+        raise ValueError(f"{output_dir} holds a run, but no {path.name} to compare this one with.")
+    before = read_json(path)
+    changes = [
+        f"{key} was {before.get(key)!r}, is {recipe.get(key)!r}"
+        for key in sorted(before.keys() | recipe.keys())
+        if before.get(key) != recipe.get(key)
+    ]
+    if changes:
+        raise ValueError(
+            f"{output_dir} holds a run of another recipe: {'; '.join(changes)}. Take another --output_dir, or remove "
+            f"this one; if only a folder has moved, say so in {path}."
+        )
+    return finished, None if finished else last_whole(output_dir)
+
+
 @contextmanager
 def making_room(output_dir: Path, name: str) -> Iterator[None]:
     """Says what to do where `name` cannot be written in a folder; what there is of it is removed.

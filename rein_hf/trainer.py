@@ -11,6 +11,7 @@ import torch
 from transformers import Trainer
 
 from . import checkpoints
+from .backbone import ViTPyramidBackbone
 from .criterion import ReinCriterion
 from .data import Domain
 from .divergence import LossGuard, non_finite_parameters
@@ -29,7 +30,7 @@ class SegmentationTrainer(Trainer):
     are whole or not there, the best one by mean mIoU stays beside the newest `save_total_limit`, and is saved at its
     evaluation if it would not be otherwise; a loss that is not finite stops the run before it changes a weight; images
     without a labelled pixel are counted; the losses of a step are divided by what is in all of it, however it is split
-    between processes and micro-batches.
+    between processes and micro-batches; `activation_checkpointing` is the backbone's and Rein's.
 
     Args:
         model: from [`build_segmenter`], with or without adapter.
@@ -47,9 +48,11 @@ class SegmentationTrainer(Trainer):
         super().__init__(*args, eval_dataset={domain.name: domain.dataset for domain in domains} or None, **kwargs)
         self.domains, self.eval_limit = domains, eval_limit
         self.criterion = next(module for module in self.model.modules() if isinstance(module, ReinCriterion))
-        if (
-            self.is_fsdp_enabled
-        ):  # FSDP2 asks for embeddings of words, and takes the stock model's refusal for an error
+        # the stock head refuses checkpointing for the whole model; the backbone is where activations pile up
+        backbone = next(module for module in self.model.modules() if isinstance(module, ViTPyramidBackbone))
+        self.model.activation_checkpointing_enable = backbone.activation_checkpointing_enable
+        if self.is_fsdp_enabled:
+            # FSDP2 asks for embeddings of words, and takes the stock model's refusal for an error
             self.model.get_input_embeddings = lambda: None
         self._guard = LossGuard(self.accelerator)
         self._unlabelled = torch.zeros((), device=self.args.device)

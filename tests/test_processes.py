@@ -96,9 +96,10 @@ def test_shards_are_one_model(processes, whole):
     assert {name: t.shape for name, t in weights(processes / "fsdp2").items()} == {
         name: t.shape for name, t in weights(processes / "ddp").items()
     }
-    sharded, plain = (rein_hf.from_pretrained(processes / kind).state_dict() for kind in ("fsdp2", "ddp"))
-    used = [name for name in plain if ".modules_to_save." in name or ".encoder.vit." in name]
-    assert used and all((sharded[name] - plain[name]).abs().max() < 1e-4 for name in used)
+    pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        sharded, plain = (rein_hf.from_pretrained(processes / kind)(pixels) for kind in ("fsdp2", "ddp"))
+    torch.testing.assert_close(sharded.masks_queries_logits, plain.masks_queries_logits, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])

@@ -179,7 +179,7 @@ def test_a_finished_run_is_left_alone(recipe, finished, capsys):
     ],
 )
 def test_another_recipe_does_not_go_on(recipe, finished, overrides, message):
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(ValueError, match=message):
         run(recipe, *overrides)
 
 
@@ -193,13 +193,13 @@ def test_what_may_change_does(recipe, finished, straight):
 def test_more_data_does_not_go_on(recipe, finished, tmp_path):
     for kind in ("images", "labels"):
         shutil.copy(tmp_path / "data" / kind / "0.png", tmp_path / "data" / kind / "9.png")
-    with pytest.raises(SystemExit, match="images was {'data': 6}, is {'data': 7}"):
+    with pytest.raises(ValueError, match="images was {'data': 6}, is {'data': 7}"):
         run(recipe)
 
 
 def test_a_run_without_its_recipe_is_refused(recipe, finished):
     (finished / "recipe.json").unlink()
-    with pytest.raises(SystemExit, match="holds a run, but no recipe.json"):
+    with pytest.raises(ValueError, match="holds a run, but no recipe.json"):
         run(recipe)
 
 

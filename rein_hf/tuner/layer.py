@@ -259,6 +259,12 @@ class ReinLayer(nn.Module, ReinTunerLayer):
         adapter = self.adapter
         if adapter is None or index not in self._refined_blocks(adapter):
             return None
+        if getattr(block, "gradient_checkpointing", False) and block.training and torch.is_grad_enabled():
+            # transformers checkpoints the block's forward, and hooks run outside of that
+            return block._gradient_checkpointing_func(partial(self._refined, adapter, index), output)
+        return self._refined(adapter, index, output)
+
+    def _refined(self, adapter: str, index: int, output: torch.Tensor) -> torch.Tensor:
         device, dtype = output.device.type, self.rein_delta[adapter].weight.dtype
         autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         if autocast and dtype != torch.float64:
