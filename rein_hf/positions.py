@@ -72,8 +72,9 @@ class AnySizeSamVisionEncoder(SamVisionEncoder):
         """Absolute positions (1, rows, columns, c), interpolated as those of other vision transformers are."""
         if self.pos_embed.shape[1:3] == size:
             return self.pos_embed
-        positions = self.pos_embed.permute(0, 3, 1, 2)
-        return F.interpolate(positions, size=size, mode="bicubic", align_corners=False).permute(0, 2, 3, 1)
+        positions = self.pos_embed.permute(0, 3, 1, 2).float()
+        positions = F.interpolate(positions, size=size, mode="bicubic", align_corners=False)
+        return positions.permute(0, 2, 3, 1).to(self.pos_embed.dtype)
 
 
 REPLACED = {
