@@ -44,7 +44,7 @@ from transformers.utils import logging as transformers_logging
 
 import rein_hf
 from rein_hf import ReinConfig, ViTPyramidConfig
-from rein_hf.backbone import resample_state_dict
+from rein_hf.backbone import fit
 from rein_hf.labels import CITYSCAPES_CLASSES
 from rein_hf.reference import (
     BACKBONE_NAMES,
@@ -121,7 +121,7 @@ def convert_from_reference(args: Arguments) -> None:
         loaded, loaded_vit = tensors_of(rein_hf.from_pretrained(stage / "adapter", backbone=source))
         raise_unequal(adapter, loaded)
         if backbone:
-            raise_unequal(resample_state_dict(vit_weights, image_size, PATCH_SIZE), loaded_vit)
+            raise_unequal(fit(vit, vit_weights, image_size, PATCH_SIZE)[1], loaded_vit)
             move(source, named)
         move(stage / "adapter", output_dir)
     of_rein = {

@@ -11,7 +11,7 @@ from .inference import predict_labels, segment, semantic_scores, slide_inference
 from .metrics import MeanIoU
 from .pictures import colorize, overlay
 from .segmenter import HEAD_MODULES, add_adapter, add_rein, build_image_processor, build_segmenter, from_pretrained
-from .tuner import ReinConfig, ReinLayer, ReinModel, ReinQueries
+from .tuner import ReinConfig, ReinLayer, ReinModel, ReinQueries, ReinStages
 
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "ReinLayer",
     "ReinModel",
     "ReinQueries",
+    "ReinStages",
     "ViTPyramidBackbone",
     "ViTPyramidConfig",
     "add_adapter",

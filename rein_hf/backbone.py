@@ -1,30 +1,49 @@
-"""Four feature maps of strides 4, 8, 16 and 32 from one plain vision transformer.
+"""Four feature maps of strides 4, 8, 16 and 32 from one vision transformer.
 
-What differs from transformers' own `Dinov2Backbone`, each as in the paper's code:
-- the maps of strides 4, 8 and 32 are stride-16 maps resized;
-- position embeddings for other image sizes are interpolated by a scale factor that contains DINOv2's 0.1, which
-  shifts the sampling grid (transformers interpolates to the exact size);
-- checkpoints of patch 14 are resampled to patch 16.
+What differs from transformers' own backbones, each as in the paper's code:
+- the maps of strides 4, 8 and 32 are stride-16 maps resized (a hierarchical transformer has four maps of its own);
+- they are outputs of blocks, without the final LayerNorm;
+- checkpoints of other image and patch sizes are resampled (resampling.py);
+- positions for images of other sizes (positions.py).
 """
 
 from __future__ import annotations
 
-import math
+import copy
 import os
+from itertools import accumulate, pairwise
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 from transformers import AutoBackbone, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin
 from transformers.modeling_outputs import BackboneOutput
-from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings, Dinov2Model
+
+from .positions import take_any_size
+from .resampling import resample
+from .tuner.architectures import ARCHITECTURES, Architecture, Tower, find_tower, how_to_add
 
 
 # Each output map is a map of stride `patch` resized by one of these: strides 4, 8, 16, 32 for patch 16.
 SCALES = (4.0, 2.0, 1.0, 0.5)
 
+# What the patch size is to others: the stride of the third of the maps that a hierarchical transformer has itself.
+HIERARCHICAL_PATCH = 16
+
 # Blocks that give the maps, counted from 1, where the paper departs from quarters of the depth.
 OUT_INDICES = {24: [8, 12, 16, 24]}
+
+# Frozen features are to be the same in training as in evaluation.
+NOT_RANDOM = {
+    "drop_path_rate": 0.0,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "attention_dropout": 0.0,
+    "pos_embed_shift": None,
+    "pos_embed_jitter": None,
+    "pos_embed_rescale": None,
+}
 
 
 def default_out_indices(depth: int) -> list[int]:
@@ -37,14 +56,14 @@ class ViTPyramidConfig(BackboneConfigMixin, PreTrainedConfig):
     Configuration of a [`ViTPyramidBackbone`].
 
     Args:
-        backbone_config (`PreTrainedConfig` or `dict`, *optional*): the vision transformer's own configuration; a
-            Dinov2-base of patch 16 by default.
+        backbone_config (`PreTrainedConfig` or `dict`, *optional*): the vision transformer's own configuration, of one
+            of the architectures of `tuner.architectures.ARCHITECTURES`; a Dinov2-base of patch 16 by default.
         out_indices (`list[int]`, *optional*): the four blocks whose outputs become the maps, finest map first, counted
             from 1 as in transformers, where 0 is the patch embedding. By default [8, 12, 16, 24] of 24 blocks and the
-            quarters of other depths, [3, 6, 9, 12] of 12.
+            quarters of other depths, [3, 6, 9, 12] of 12; of a hierarchical transformer the last of each stage.
 
     Raises:
-        ValueError: there are not four such blocks.
+        ValueError: there are not four such blocks; the architecture is unknown.
 
     Example:
 
@@ -68,34 +87,48 @@ class ViTPyramidConfig(BackboneConfigMixin, PreTrainedConfig):
             self.backbone_config = AutoConfig.for_model("dinov2", patch_size=16, image_size=512)
         elif isinstance(self.backbone_config, dict):
             self.backbone_config = AutoConfig.for_model(**self.backbone_config)
-        depth = self.backbone_config.num_hidden_layers
+        vit = self.backbone_config = _of_features(self.backbone_config)
+        if not hasattr(vit, "patch_size"):
+            vit.patch_size = HIERARCHICAL_PATCH
+        depths = self.depths
         out_features, out_indices = kwargs.pop("out_features", None), kwargs.pop("out_indices", None)
-        if out_indices is None:
-            out_indices = default_out_indices(depth)
-        if len(set(out_indices)) != len(SCALES) or not set(out_indices) <= set(range(1, depth + 1)):
-            raise ValueError(
-                f"out_indices is {list(out_indices)}; expected {len(SCALES)} different blocks from 1 to {depth}."
-            )
-        self.stage_names = ["stem"] + [f"stage{index}" for index in range(1, depth + 1)]
-        self.set_output_features_output_indices(out_features=out_features, out_indices=list(out_indices))
+        if not self.in_stages:
+            expected = f"{len(SCALES)} different blocks from 1 to {depths[0]}"
+            blocks = default_out_indices(depths[0]) if out_indices is None else list(out_indices)
+            right = len(blocks) == len(set(blocks) & set(range(1, depths[0] + 1))) == len(SCALES)
+        else:
+            ends = list(accumulate(depths))
+            expected = f"a block of each of {len(SCALES)} stages, which end at {ends}"
+            blocks = ends if out_indices is None else list(out_indices)
+            right = len(blocks) == len(ends) == len(SCALES)
+            right = right and all(a < block <= b for block, (a, b) in zip(blocks, pairwise([0, *ends]), strict=True))
+        if not right:
+            raise ValueError(f"out_indices is {blocks}; expected {expected}.")
+        self.stage_names = ["stem"] + [f"stage{index}" for index in range(1, sum(depths) + 1)]
+        self.set_output_features_output_indices(out_features=out_features, out_indices=blocks)
         super().__post_init__(**kwargs)
 
+    @property
+    def architecture(self) -> Architecture:
+        """What is known of the vision transformer."""
+        return ARCHITECTURES[self.backbone_config.model_type]
 
-class ScaleFactorDinov2Embeddings(Dinov2Embeddings):
-    """Dinov2's embeddings; a subclass because positions are interpolated by DINOv2's scale factor."""
+    @property
+    def in_stages(self) -> bool:
+        """Whether the vision transformer is hierarchical."""
+        return self.architecture.in_stages(self.backbone_config.to_dict())
 
-    def interpolate_pos_encoding(self, embeddings: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """Position embeddings (1, 1 + N, c) for an image of `height` x `width` pixels."""
-        side = math.isqrt(self.position_embeddings.shape[1] - 1)
-        rows, columns = height // self.patch_embeddings.patch_size[0], width // self.patch_embeddings.patch_size[1]
-        if rows == columns == side:
-            return self.position_embeddings
-        class_position, grid = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
-        grid = grid.reshape(1, side, side, -1).permute(0, 3, 1, 2).float()
-        scale = ((rows + 0.1) / side, (columns + 0.1) / side)
-        grid = F.interpolate(grid, scale_factor=scale, mode="bicubic", align_corners=False)
-        grid = grid.flatten(2).transpose(1, 2).to(class_position.dtype)
-        return torch.cat([class_position, grid], dim=1)
+    @property
+    def depths(self) -> list[int]:
+        """Number of blocks of each stage; of one, where they are not in stages."""
+        depths = self.architecture.sizes(self.backbone_config.to_dict())["num_hidden_layers"]
+        return depths if isinstance(depths, list) else [depths]
+
+    @property
+    def widths(self) -> list[int]:
+        """Hidden size of each stage."""
+        widths = self.architecture.sizes(self.backbone_config.to_dict())["hidden_size"]
+        return widths if isinstance(widths, list) else [widths]
 
 
 class ViTPyramidPreTrainedModel(PreTrainedModel):
@@ -106,7 +139,6 @@ class ViTPyramidPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
-    _no_split_modules = ["Dinov2Layer"]
 
 
 class ViTPyramidBackbone(BackboneMixin, ViTPyramidPreTrainedModel):
@@ -133,77 +165,65 @@ class ViTPyramidBackbone(BackboneMixin, ViTPyramidPreTrainedModel):
 
     def __init__(self, config: ViTPyramidConfig):
         super().__init__(config)
-        # in the type that the whole model is being made in, not in the one its configuration was once saved with
-        self.vit = AutoModel.from_config(config.backbone_config, dtype=torch.get_default_dtype())
-        if isinstance(self.vit, Dinov2Model):
-            self.vit.embeddings = ScaleFactorDinov2Embeddings(self.vit.config)
-        self.num_features = [config.backbone_config.hidden_size] * len(config.stage_names)
+        self.vit = build_vit(config.backbone_config).model
+        self.architecture, self.in_stages = config.architecture, config.in_stages
+        self.prefix = self.architecture.num_prefix_tokens(config.backbone_config.to_dict())
+        self.num_features = [config.widths[0]]  # of the stem
+        for width, depth in zip(config.widths, config.depths, strict=True):
+            self.num_features += [width] * depth
+        # not all architectures say it of themselves
+        self._no_split_modules = [type(self.vit.get_submodule(self.architecture.blocks)[0]).__name__]
         self.post_init()
 
     def forward(self, pixel_values: torch.Tensor, **kwargs) -> BackboneOutput:
         """
         Args:
             pixel_values (`torch.Tensor` of shape `(B, 3, H, W)`): normalised images; H and W are multiples of the
-                patch size p, 2p at least.
+                patch size p, 2p at least. p is 16 for a hierarchical transformer.
 
         Returns:
             `BackboneOutput` with `feature_maps` of shapes (B, c, 4H/p, 4W/p), (B, c, 2H/p, 2W/p), (B, c, H/p, W/p) and
-            (B, c, H/2p, W/2p) for patch size p.
+            (B, c, H/2p, W/2p). c differs from map to map for a hierarchical transformer.
 
         Raises:
             ValueError: a side is not a multiple of the patch size, or too short for the coarsest map.
         """
         height, width = pixel_values.shape[-2:]
-        patch = self.vit.config.patch_size
+        patch = self.config.backbone_config.patch_size
         if height % patch or width % patch or min(height, width) < 2 * patch:
             raise ValueError(
                 f"pixel_values is {height}x{width} pixels; expected sides that are multiples of the patch size "
                 f"{patch}, {2 * patch} at least. Pad the images, as rein_hf.slide_inference does."
             )
-        hidden_states = self.vit(pixel_values, output_hidden_states=self.out_indices).hidden_states
-        prefix = 1 + getattr(self.vit.config, "num_register_tokens", 0)
+        multiple = self.architecture.multiple or patch
+        # not all architectures take images of another type than their weights'
+        pixel_values = F.pad(pixel_values.to(self.vit.dtype), (0, -width % multiple, 0, -height % multiple))
+        output = self.vit(pixel_values, output_hidden_states=self.out_indices, **self.architecture.arguments)
         maps = []
         for index, scale in zip(self.out_indices, SCALES, strict=True):
-            patches = hidden_states[index][:, prefix:]
-            stride16 = patches.transpose(1, 2).unflatten(2, (height // patch, width // patch))
-            maps.append(stride16 if scale == 1 else F.interpolate(stride16, scale_factor=scale, mode="bilinear"))
+            map = output.hidden_states[index]
+            if self.architecture.grid:
+                map = map.permute(0, 3, 1, 2)
+            else:
+                map = map[:, self.prefix :].transpose(1, 2).unflatten(2, (height // patch, width // patch))
+            if self.in_stages:
+                map = map[..., : int(height / patch * scale), : int(width / patch * scale)]
+            elif scale != 1:
+                map = F.interpolate(map, scale_factor=scale, mode="bilinear")
+            maps.append(map)
         return BackboneOutput(feature_maps=tuple(maps))
 
 
-def resample_patch_embed(weight: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """Kernel of a patch embedding, (c, 3, p, p), resampled to `patch_size`: bicubic, no antialiasing."""
-    if weight.shape[-1] == patch_size:
-        return weight
-    size = (patch_size, patch_size)
-    return F.interpolate(weight.float(), size=size, mode="bicubic", align_corners=False).to(weight.dtype)
-
-
-def resample_position_embed(positions: torch.Tensor, side: int) -> torch.Tensor:
-    """Position embeddings (1, 1 + n, c), class token first, resampled to (1, 1 + side * side, c): bicubic.
-
-    Raises:
-        ValueError: n is not a square.
-    """
-    old = math.isqrt(positions.shape[1] - 1)
-    if old * old != positions.shape[1] - 1:
-        raise ValueError(f"{positions.shape[1] - 1} position embeddings found; expected a square number of patches.")
-    if old == side:
-        return positions
-    grid = positions[:, 1:].float().reshape(1, old, old, -1).permute(0, 3, 1, 2)
-    grid = F.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
-    return torch.cat([positions[:, :1], grid.flatten(2).transpose(1, 2).to(positions.dtype)], dim=1)
-
-
-def resample_state_dict(
-    state_dict: dict[str, torch.Tensor], image_size: int, patch_size: int
-) -> dict[str, torch.Tensor]:
-    """State dict of a `Dinov2Model`, resampled to an image and a patch size in pixels, without the mask token, which
-    belongs to pre-training."""
-    kernel, positions = "embeddings.patch_embeddings.projection.weight", "embeddings.position_embeddings"
-    weights = {name: tensor for name, tensor in state_dict.items() if name != "embeddings.mask_token"}
-    weights[kernel] = resample_patch_embed(weights[kernel], patch_size)
-    weights[positions] = resample_position_embed(weights[positions], image_size // patch_size)
-    return weights
+def build_vit(config: PreTrainedConfig) -> Tower:
+    """The vision transformer of a configuration, with new weights, that takes images of any size. What comes after its
+    blocks is left out where no feature needs it."""
+    # in the type that the whole model is being made in, not in the one its configuration was once saved with
+    tower = find_tower(AutoModel.from_config(config, dtype=torch.get_default_dtype()))
+    for name in tower.architecture.unused:
+        if hasattr(tower.model, name):
+            setattr(tower.model, name, nn.Identity())
+    take_any_size(tower.model)
+    return tower
 
 
 def load_vit(
@@ -212,28 +232,86 @@ def load_vit(
     """A pretrained vision transformer, resampled to an image and a patch size.
 
     Args:
-        pretrained: local folder or Hub id of a `Dinov2Model` checkpoint.
+        pretrained: local folder or Hub id of a checkpoint that is or contains (a CLIP, a SAM) a vision transformer of
+            one of the architectures of `tuner.architectures.ARCHITECTURES`.
         image_size (`int`): side in pixels of the square crops that its positions shall fit.
         patch_size (`int`): side in pixels of a patch.
         kwargs: further arguments of `AutoModel.from_pretrained` (`dtype`, `revision`, `token`, ...).
 
     Returns:
-        Its configuration, with the new sizes and without any dropout (frozen features are to be the same in training
-        as in evaluation), and its state dict.
+        Its configuration, with the new sizes and without any dropout, and its state dict, see [`fit`].
 
     Raises:
-        ValueError: the checkpoint is not a Dinov2; the image size is not a multiple of the patch size.
+        ValueError: no such vision transformer is in the checkpoint, or it lacks weights; the image size is not a
+            multiple of the patch size; the architecture cannot be resampled to it.
     """
     if image_size % patch_size:
         raise ValueError(f"image_size is {image_size}; expected a multiple of patch_size {patch_size}.")
-    # a Dinov2 needs no code from the Hub, and nobody is asked whether to run some
-    vit = AutoModel.from_pretrained(pretrained, trust_remote_code=False, **kwargs)
-    if not isinstance(vit, Dinov2Model):
-        raise ValueError(f"{pretrained} holds a {type(vit).__name__}; expected a Dinov2Model.")
-    config = vit.config
-    config.update({"image_size": image_size, "patch_size": patch_size, "use_mask_token": False})
-    config.update({"drop_path_rate": 0.0, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
-    return config, resample_state_dict(vit.state_dict(), image_size, patch_size)
+    # none of these needs code from the Hub, and nobody is asked whether to run some
+    model, report = AutoModel.from_pretrained(pretrained, output_loading_info=True, trust_remote_code=False, **kwargs)
+    tower = find_tower(model)
+    if tower is None:
+        raise ValueError(f"{pretrained} holds a {type(model).__name__}, whose {how_to_add(model.config.model_type)}.")
+    config, weights = fit(tower.model.config, tower.model.state_dict(), image_size, patch_size)
+    # transformers only warns of weights that a checkpoint lacks, and makes them up
+    made_up = sorted({f"{tower.name}.{name}".lstrip(".") for name in weights} & set(report["missing_keys"]))
+    if made_up:
+        raise ValueError(f"{pretrained} lacks weights of its {type(tower.model).__name__}: {', '.join(made_up)}.")
+    return config, weights
+
+
+def fit(
+    config: PreTrainedConfig, state_dict: dict[str, torch.Tensor], image_size: int, patch_size: int
+) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
+    """A vision transformer made to fit an image and a patch size.
+
+    Args:
+        config: its configuration.
+        state_dict: its weights.
+        image_size, patch_size (`int`): sides in pixels.
+
+    Returns:
+        Its configuration, with the new sizes and without any dropout (frozen features are to be the same in training
+        as in evaluation), and its weights, resampled, without those that belong to pre-training alone.
+
+    Raises:
+        ValueError: the architecture has strides of its own, and `patch_size` is not theirs.
+    """
+    config = copy.deepcopy(_of_features(config))
+    architecture = ARCHITECTURES[config.model_type]
+    if architecture.in_stages(config.to_dict()) and patch_size != HIERARCHICAL_PATCH:
+        raise ValueError(
+            f"patch_size is {patch_size}; a {config.model_type} has strides of its own, as of {HIERARCHICAL_PATCH}."
+        )
+    config.update({"image_size": image_size, "patch_size": patch_size})
+    config.update({name: value for name, value in NOT_RANDOM.items() if hasattr(config, name)})
+    if hasattr(config, "use_mask_token"):
+        config.use_mask_token = False
+    with torch.device("meta"):
+        expected = build_vit(config).model.state_dict()
+    kinds = architecture.resampled
+    weights = {}
+    for name in (name for name in expected if name in state_dict):
+        kind = next((kinds[end] for end in kinds if name.endswith(end)), None)
+        weights[name] = state_dict[name]
+        if kind is not None:
+            weights[name] = resample(weights[name], expected[name].shape, kind, architecture.class_tokens)
+    return config, weights
+
+
+def _of_features(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration of the same network as a model of features.
+
+    Raises:
+        ValueError: it is of an unknown architecture.
+    """
+    if config.model_type not in ARCHITECTURES:
+        raise ValueError(f"The backbone's {how_to_add(config.model_type)}.")
+    model_type = ARCHITECTURES[config.model_type].loaded_as
+    if model_type is None:
+        return config
+    known = AutoConfig.for_model(model_type).to_dict().keys() - {"model_type", "architectures"}
+    return AutoConfig.for_model(model_type, **{k: v for k, v in config.to_dict().items() if k in known})
 
 
 AutoConfig.register("vit_pyramid", ViTPyramidConfig)

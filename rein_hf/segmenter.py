@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
-from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
+from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from .adapter import attach, naming
@@ -22,6 +22,7 @@ from .hub import fetch_adapter
 from .image_processing import ReinImageProcessor
 from .recorded import read_recorded, recorded
 from .tuner import ReinConfig
+from .tuner.architectures import ARCHITECTURES
 
 
 # What is trained and saved beside Rein: the whole head but its queries, which the tokens become.
@@ -46,14 +47,16 @@ def build_segmenter(
     head: dict[str, Any] | None = None,
     **kwargs,
 ) -> Mask2FormerForUniversalSegmentation:
-    """A stock Mask2Former with a new head on a pretrained DINOv2, with the recipe's sizes.
+    """A stock Mask2Former with a new head on a pretrained vision transformer, with the recipe's sizes.
 
     Args:
-        pretrained: local folder or Hub id of a `Dinov2Model` checkpoint, e.g. "facebook/dinov2-large".
+        pretrained: local folder or Hub id of a checkpoint, e.g. "facebook/dinov2-large"; of another kind of vision
+            transformer if it is one of `tuner.architectures.ARCHITECTURES`, alone or as a part of a CLIP, a SAM, ...
         id2label (`dict[int, str]`): name of each class, by its id from 0.
         image_size (`int`): side in pixels of the training crops; position embeddings are resampled to it. Other
             sizes work as well.
-        patch_size (`int`): side in pixels of a patch; the patch embedding is resampled to it.
+        patch_size (`int`): side in pixels of a patch; the patch embedding is resampled to it. 16 for a hierarchical
+            vision transformer.
         out_indices (`list[int]`, *optional*): see [`ViTPyramidConfig`].
         num_queries (`int`): number of object queries m.
         head (`dict`, *optional*): further arguments of `Mask2FormerConfig`, for heads of other sizes.
@@ -132,11 +135,11 @@ def from_pretrained(
     cache_dir: str | os.PathLike | None = None,
     local_files_only: bool = False,
 ) -> PeftModel | Mask2FormerForUniversalSegmentation:
-    """A model ready to segment, from an adapter and the DINOv2 checkpoint that it names.
+    """A model ready to segment, from an adapter and the backbone's checkpoint that it names.
 
     Args:
         pretrained: folder or Hub id of a Rein adapter (Rein and head, some MB), or of a whole Mask2Former.
-        backbone (*optional*): folder or Hub id of the DINOv2 checkpoint, instead of the one the adapter names.
+        backbone (*optional*): folder or Hub id of the backbone's checkpoint, instead of the one the adapter names.
         revision (`str`, *optional*): branch, tag or commit of `pretrained`.
         dtype: of the weights.
         device_map (*optional*): where they go, e.g. "cuda" or "auto"; see accelerate. The CPU by default.
@@ -149,8 +152,9 @@ def from_pretrained(
         with transformers' own.
 
     Raises:
-        ValueError: the adapter is not Rein's, or records no base model; the backbone is of another size; a downloaded
-            file is not what the Hub announced; a file is damaged, or holds other tensors than the model has.
+        ValueError: the adapter is not Rein's, or records no base model; the backbone is of another kind or size; a
+            downloaded file is not what the Hub announced; a file is damaged, or holds other tensors than the model
+            has.
         OSError: adapter or backbone cannot be found.
 
     Example:
@@ -207,15 +211,18 @@ def _around_adapter(
         raise OSError(
             f"{pretrained}: its backbone {named} cannot be loaded; pass backbone=FOLDER_OR_HUB_ID. {error}"
         ) from error
-    for name in ("hidden_size", "num_hidden_layers"):
-        if getattr(found, name) != getattr(vit, name):
-            raise ValueError(
-                f"{pretrained} was made for a backbone of {name} {getattr(vit, name)}; {named} has "
-                f"{getattr(found, name)}."
-            )
+    made_for = _kind(vit)
+    for name, value in _kind(found).items():
+        if value != made_for[name]:
+            raise ValueError(f"{pretrained} was made for a backbone of {name} {made_for[name]}; {named} has {value}.")
     base = _assemble(named, base_config, state_dict, **placement)
     with _quietly():
         return attach(base, folder, config).eval()
+
+
+def _kind(vit: PreTrainedConfig) -> dict[str, Any]:
+    """What a backbone has to have in common with the one that an adapter was made for."""
+    return {"model_type": vit.model_type, **ARCHITECTURES[vit.model_type].sizes(vit.to_dict())}
 
 
 def _assemble(

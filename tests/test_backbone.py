@@ -1,4 +1,4 @@
-"""rein_hf.backbone: the pyramid, and the resampling of patch and position embeddings."""
+"""rein_hf.backbone and rein_hf.resampling: the pyramid, and patch and position embeddings of other sizes."""
 
 import copy
 
@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from transformers import AutoBackbone, AutoConfig, AutoModel, Dinov2Backbone, Dinov2Config
 
 from rein_hf import ViTPyramidBackbone, ViTPyramidConfig
-from rein_hf.backbone import load_vit, resample_patch_embed, resample_position_embed
+from rein_hf.backbone import load_vit
+from rein_hf.resampling import resample, resample_patch_embed, resample_position_embed
 
 
 VIT = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "patch_size": 16, "image_size": 64}
@@ -112,12 +113,32 @@ def test_dropout_of_a_checkpoint_is_switched_off(tmp_path):
     assert (found.drop_path_rate, found.hidden_dropout_prob) == (0.0, 0.0)
 
 
-def test_other_models_are_refused(tmp_path):
-    from transformers import ViTConfig, ViTModel
+def test_resampling_of_every_kind():
+    """Maps that grow linearly stay so inside; what belongs to the class token is left alone."""
+    for shape, new, class_tokens in (
+        ((1, 37, 2), (1, 65, 2), 1),
+        ((37, 2), (65, 2), 1),
+        ((1, 6, 6, 2), (1, 8, 8, 2), 0),
+    ):
+        rows = torch.arange(6.0).repeat_interleave(6)
+        grid = torch.cat([torch.full((class_tokens, 2), -5.0), torch.stack([rows, -rows], 1)]).reshape(shape)
+        found = resample(grid, torch.Size(new), "grid", class_tokens).reshape(-1, 2)
+        assert torch.equal(found[:class_tokens], torch.full((class_tokens, 2), -5.0))
+        expected = (torch.arange(8.0) + 0.5) * 6 / 8 - 0.5
+        torch.testing.assert_close(found[class_tokens:, 0].view(8, 8)[2:6, 3], expected[2:6], atol=0.05, rtol=0)
+        torch.testing.assert_close(found[:, 1][class_tokens:], -found[:, 0][class_tokens:])
+    axis = torch.arange(11.0)[:, None].repeat(1, 3)
+    found = resample(axis, torch.Size([15, 3]), "axis", 0)
+    torch.testing.assert_close(found[1:-1, 0], ((torch.arange(15.0) + 0.5) * 11 / 15 - 0.5)[1:-1])
+    offsets = torch.cat([torch.arange(25.0), torch.tensor([7.0, 8.0, 9.0])])[:, None]
+    found = resample(offsets, torch.Size([9 * 9 + 3, 1]), "offsets", 1)
+    assert found[-3:, 0].tolist() == [7.0, 8.0, 9.0]
+    assert found[4 * 9 + 4, 0] == 12  # in the middle: no offset in either direction
+    assert resample(offsets, offsets.shape, "offsets", 1) is offsets
+    half = resample(offsets.half(), torch.Size([84, 1]), "offsets", 1)
+    assert half.dtype == torch.float16
 
-    config = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32)
-    ViTModel(config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="holds a ViTModel; expected a Dinov2Model"):
-        load_vit(tmp_path, image_size=64, patch_size=16)
+
+def test_image_sizes_that_are_no_multiple_of_the_patch_are_refused(vit_folder):
     with pytest.raises(ValueError, match="image_size is 60; expected a multiple of patch_size 16"):
-        load_vit(tmp_path, image_size=60, patch_size=16)
+        load_vit(vit_folder, image_size=60, patch_size=16)

@@ -5,7 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import Dinov2Config, Mask2FormerConfig, Mask2FormerForUniversalSegmentation
+from transformers import (
+    CLIPVisionConfig,
+    Dinov2Config,
+    Dinov2WithRegistersConfig,
+    DINOv3ViTConfig,
+    Mask2FormerConfig,
+    Mask2FormerForUniversalSegmentation,
+    PreTrainedConfig,
+    Sam2HieraDetConfig,
+    SamVisionConfig,
+    SiglipVisionConfig,
+    ViTMAEConfig,
+)
 
 import rein_hf
 from recipes import train
@@ -19,9 +31,39 @@ VITS = {
 }
 
 
-def counts(vit: str, **kwargs) -> dict[str, int]:
+LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+CROP = {"image_size": 512, "patch_size": 16}
+OTHERS = {
+    "CLIP-L": CLIPVisionConfig(**LARGE, **CROP),
+    "MAE-L": ViTMAEConfig(**LARGE, **CROP),
+    "SAM-B": SamVisionConfig(**CROP),
+    "SAM-L": SamVisionConfig(
+        **CROP, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, global_attn_indexes=[5, 11, 17, 23]
+    ),
+    "SAM-H": SamVisionConfig(
+        **CROP, hidden_size=1280, num_hidden_layers=32, num_attention_heads=16, global_attn_indexes=[7, 15, 23, 31]
+    ),
+    "SigLIP-B": SiglipVisionConfig(**CROP),
+    "DINOv2-L with registers": Dinov2WithRegistersConfig(**VITS["L"], **CROP),
+    "DINOv3-L": DINOv3ViTConfig(**LARGE, num_register_tokens=4),
+    "Hiera-T": Sam2HieraDetConfig(),
+    "Hiera-L": Sam2HieraDetConfig(
+        hidden_size=144,
+        num_attention_heads=2,
+        blocks_per_stage=[2, 6, 36, 4],
+        embed_dim_per_stage=[144, 288, 576, 1152],
+        num_attention_heads_per_stage=[2, 4, 8, 16],
+        window_size_per_stage=[8, 4, 16, 8],
+        global_attention_blocks=[23, 33, 43],
+    ),
+}
+
+
+def counts(vit: str | PreTrainedConfig, **kwargs) -> dict[str, int]:
     """Parameters of Rein, of what else is trained, and of the frozen backbone."""
-    config = Dinov2Config(**VITS[vit], patch_size=16, image_size=512, use_mask_token=False)
+    config = vit
+    if isinstance(vit, str):
+        config = Dinov2Config(**VITS[vit], patch_size=16, image_size=512, use_mask_token=False)
     config = Mask2FormerConfig(
         backbone_config=rein_hf.ViTPyramidConfig(backbone_config=config), id2label={i: str(i) for i in range(19)}
     )
@@ -52,6 +94,30 @@ def test_lora():
         level = torch.nn.ModuleDict({"pixel_level_module": torch.nn.ModuleDict({"encoder": encoder})})
         model = get_peft_model(level, LoraConfig(**train.LORA))
     assert sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad) == 786_432
+
+
+def formula(width: int, depth: int, m: int = 100, r: int = 16, q: int = 256) -> int:
+    """Of one stack of blocks, as in the paper: tokens, W_T and W_f, W_Q, W_M, scale."""
+    return depth * (m * r + r * width) + 2 * (width**2 + width) + (width + 1) * q + (3 * q + 1) * q + 1
+
+
+@pytest.mark.parametrize(
+    ("vit", "rein"),
+    [
+        ("CLIP-L", 2_990_081),
+        ("MAE-L", 2_990_081),
+        ("SAM-B", formula(768, 12)),
+        ("SAM-L", 2_990_081),
+        ("SAM-H", 4_510_721),
+        ("SigLIP-B", formula(768, 12)),
+        ("DINOv2-L with registers", 2_990_081),
+        ("DINOv3-L", 2_990_081),
+        ("Hiera-T", formula(96, 1) + formula(192, 2) + formula(384, 7) + formula(768, 2)),
+        ("Hiera-L", formula(144, 2) + formula(288, 6) + formula(576, 36) + formula(1152, 4)),
+    ],
+)
+def test_rein_on_others(vit, rein):
+    assert counts(OTHERS[vit])["rein"] == rein
 
 
 def test_rein_without_link():

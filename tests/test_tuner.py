@@ -170,13 +170,24 @@ def test_wrong_configurations_are_refused(vit, vit_folder):
 
 
 def test_unknown_architecture_needs_target_modules():
-    from transformers import ViTConfig, ViTModel
+    from transformers import DeiTConfig, DeiTModel
 
-    config = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32)
-    with pytest.raises(ValueError, match=r"model_type 'vit' is not known \(known: \['dinov2'\]\)"):
-        get_peft_model(ViTModel(config), ReinConfig())
-    model = get_peft_model(ViTModel(config), ReinConfig(target_modules=["layers"], num_tokens=4))
+    config = DeiTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32
+    )
+    with pytest.raises(ValueError, match=r"model_type 'deit' is not known \(known: .*dinov2.*\). Add a line for it"):
+        get_peft_model(DeiTModel(config), ReinConfig())
+    model = get_peft_model(DeiTModel(config), ReinConfig(target_modules=["layers"], num_tokens=4, num_prefix_tokens=2))
     assert isinstance(model.base_model.model.layers, ReinLayer)
+
+
+def test_the_vision_tower_alone_is_tuned():
+    from tests import towers
+
+    model = get_peft_model(towers.make("clip"), ReinConfig(num_tokens=4))
+    [name] = [name for name, module in model.named_modules() if isinstance(module, ReinLayer)]
+    assert name == "base_model.model.vision_model.encoder.layers"
+    assert model.peft_config["default"].target_modules == {"vision_model.encoder.layers"}
 
 
 def test_print_shows_rein_where_the_paper_has_it(vit):

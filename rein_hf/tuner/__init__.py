@@ -9,9 +9,10 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPIN
 from .config import ReinConfig, ReinPeftType
 from .layer import ReinLayer, ReinQueries
 from .model import ReinModel
+from .stages import ReinStages
 
 
-__all__ = ["ReinConfig", "ReinLayer", "ReinModel", "ReinQueries"]
+__all__ = ["ReinConfig", "ReinLayer", "ReinModel", "ReinQueries", "ReinStages"]
 
 PEFT_TYPE_TO_CONFIG_MAPPING[ReinPeftType.REIN] = ReinConfig
 PEFT_TYPE_TO_TUNER_MAPPING[ReinPeftType.REIN] = ReinModel

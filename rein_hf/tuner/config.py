@@ -40,16 +40,18 @@ class ReinConfig(PeftConfig):
         patch_size (`int`, defaults to 16):
             Patch size p in the bound of the tokens' uniform initialisation. Nothing else depends on it.
         layers_to_transform (`int` or `list[int]`, *optional*):
-            Which blocks to refine, counted from 0. All of them by default.
+            Which blocks to refine, counted from 0, over the stages where they are in stages. All of them by default.
         target_modules (`list[str]`, *optional*):
-            Suffix of the name of the list of blocks. Known for the architectures of `tuner.model.BLOCKS`.
+            Name of the list of blocks, or the end of it. Known for the architectures of
+            `tuner.architectures.ARCHITECTURES`.
         modules_to_save (`list[str]`, *optional*):
             Further modules to train and to save with the adapter, e.g. `rein_hf.HEAD_MODULES`.
         num_prefix_tokens (`int`, *optional*):
-            Tokens before the patches in a block's output, which pass unchanged: class token and registers. Read from
-            the model's configuration by default.
-        hidden_size, num_hidden_layers (`int`, *optional*):
-            c and L of the backbone. Recorded when the adapter is made and checked when it is loaded.
+            Tokens before the patches in a block's output, which pass unchanged: class token and registers. Told by the
+            architecture and the model's configuration by default.
+        hidden_size, num_hidden_layers (`int` or `list[int]`, *optional*):
+            c and L of the backbone; a list, with one for each stage, where its blocks are in stages of different
+            widths. Recorded when the adapter is made and checked when it is loaded.
         base_config (`dict`, *optional*):
             Configuration of the whole model around the backbone, recorded when the adapter is made, so that
             [`rein_hf.from_pretrained`] can rebuild that model from a pretrained backbone and this adapter alone.
@@ -85,8 +87,12 @@ class ReinConfig(PeftConfig):
     target_modules: list[str] | str | None = field(default=None, metadata={"help": "Name of the list of blocks."})
     modules_to_save: list[str] | None = field(default=None, metadata={"help": "Modules trained and saved as well."})
     num_prefix_tokens: int | None = field(default=None, metadata={"help": "Tokens before the patches."})
-    hidden_size: int | None = field(default=None, metadata={"help": "Hidden size of the backbone; recorded."})
-    num_hidden_layers: int | None = field(default=None, metadata={"help": "Blocks of the backbone; recorded."})
+    hidden_size: list[int] | int | None = field(
+        default=None, metadata={"help": "Hidden size of the backbone; recorded."}
+    )
+    num_hidden_layers: list[int] | int | None = field(
+        default=None, metadata={"help": "Blocks of the backbone; recorded."}
+    )
     base_config: dict | None = field(default=None, metadata={"help": "Configuration of the base model; recorded."})
 
     def __post_init__(self):

@@ -72,9 +72,10 @@ class ReinLayer(nn.Module, ReinTunerLayer):
         S = softmax(f @ T_i^T / sqrt(c))
         f' = f + scale * (W_f (S[:, 1:] @ (W_T T_i[1:] + b_T) + f) + b_f)
 
-    for the patch features f (B, N, c) of block i; prefix tokens pass unchanged. `W_T`, `W_f` and `scale` are shared by
-    all blocks. It takes the place of the list of blocks and is iterated over like that list; the refinement is a hook
-    that runs before all others of a block, so that whoever records hidden states sees the refined ones.
+    for the patch features f (B, N, c) or (B, H, W, c) of block i; prefix tokens pass unchanged. `W_T`, `W_f` and
+    `scale` are shared by all blocks. It takes the place of the list of blocks and is iterated over like that list; the
+    refinement is a hook that runs before all others of a block, so that whoever records hidden states sees the refined
+    ones.
 
     [`Factors`] are what that needs of the weights alone.
     - Without gradients the first block computes those of all blocks, and the last one drops them: they outlive no
@@ -83,7 +84,7 @@ class ReinLayer(nn.Module, ReinTunerLayer):
       one map f (B, P + N, c), S (B, P + N, m), two maps of width r and r + 1, and c^2 + O(r(m + c)) for the factors.
 
     Args:
-        base_layer (`nn.ModuleList`): the L blocks; each returns (B, P + N, c).
+        base_layer (`nn.ModuleList`): the L blocks; each returns (B, P + N, c), or (B, H, W, c) without prefix tokens.
         adapter_name, config, hidden_size, num_prefix_tokens, query_dim: see [`update_layer`].
 
     Adapter tensors, by name: `rein_tokens_a` (L, m, r) and `rein_tokens_b` (L, r, c), or `rein_tokens` (L, m, c);
@@ -254,7 +255,7 @@ class ReinLayer(nn.Module, ReinTunerLayer):
         return factors.of_block(row)
 
     def _refine_output(self, index: int, block: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
-        """Forward hook of block `index`: its output (B, P + N, c), with the patches refined."""
+        """Forward hook of block `index`: its output (B, P + N, c) or (B, H, W, c), with the patches refined."""
         adapter = self.adapter
         if adapter is None or index not in self._refined_blocks(adapter):
             return None

@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
 from torch import nn
 
+from .architectures import ARCHITECTURES, Architecture, find_tower, how_to_add
 from .config import ReinConfig
 from .layer import NOT_MERGEABLE, ReinLayer, ReinQueries, ReinTunerLayer
+from .stages import ReinStages
 
-
-# The list of blocks of a vision transformer, by the `model_type` of its configuration.
-BLOCKS = {"dinov2": "encoder.layer"}
 
 # Embeddings of object queries that only give their `weight`: query position, query content (Mask2Former).
 QUERY_POSITION, QUERY_CONTENT = "queries_embedder", "queries_features"
@@ -51,25 +50,31 @@ class ReinModel(BaseTuner):
 
     prefix: str = "rein_"
     tuner_layer_cls = ReinTunerLayer
-    target_module_mapping = {model_type: [blocks] for model_type, blocks in BLOCKS.items()}
+    target_module_mapping = {model_type: [known.blocks] for model_type, known in ARCHITECTURES.items()}
 
     def _prepare_adapter_config(self, peft_config: ReinConfig, model_config: dict) -> ReinConfig:
         """Fill in what the backbone's configuration tells; check what the adapter's says of its backbone."""
         if peft_config.base_config is None and hasattr(self.model, "config"):
             peft_config.base_config = self.model.config.to_diff_dict()
-        while model_config.get("backbone_config"):
-            model_config = model_config["backbone_config"]
-        model_type = model_config.get("model_type")
+        tower = find_tower(self.model)
+        if tower is not None:
+            architecture, model_config = tower.architecture, tower.model.config.to_dict()
+        else:
+            architecture = Architecture(blocks="")  # named by target_modules, and otherwise like most
+            while model_config.get("backbone_config"):
+                model_config = model_config["backbone_config"]
         if peft_config.target_modules is None:
-            if model_type not in BLOCKS:
+            if tower is None:
+                unknown = how_to_add(model_config.get("model_type"))
                 raise ValueError(
-                    f"ReinConfig.target_modules is not set and the backbone's model_type {model_type!r} is not known "
-                    f"(known: {sorted(BLOCKS)}). Name the list of blocks, e.g. target_modules=['encoder.layer']; a "
-                    "segmentation adapter is loaded with rein_hf.from_pretrained, which builds its base model."
+                    f"ReinConfig.target_modules is not set and the backbone's {unknown}, or name the list of blocks, "
+                    "e.g. target_modules=['encoder.layer']. A segmentation adapter is loaded with "
+                    "rein_hf.from_pretrained, which builds its base model."
                 )
-            peft_config.target_modules = {BLOCKS[model_type]}
-        for name in ("hidden_size", "num_hidden_layers"):
-            made_for, found = getattr(peft_config, name), model_config.get(name)
+            # the whole name: heads and text towers have lists of blocks too
+            peft_config.target_modules = {tower.blocks}
+        for name, found in architecture.sizes(model_config).items():
+            made_for = getattr(peft_config, name)
             if made_for is None:
                 setattr(peft_config, name, found)
             elif found is not None and made_for != found:
@@ -80,7 +85,7 @@ class ReinModel(BaseTuner):
         if peft_config.hidden_size is None:
             raise ValueError("ReinConfig.hidden_size is not set and the model's configuration does not tell it.")
         if peft_config.num_prefix_tokens is None:
-            peft_config.num_prefix_tokens = 1 + (model_config.get("num_register_tokens") or 0)
+            peft_config.num_prefix_tokens = architecture.num_prefix_tokens(model_config)
         if not any(_is_blocks(peft_config, name) for name, _ in self.model.named_modules()):
             raise ValueError(
                 f"ReinConfig.target_modules is {peft_config.target_modules}; found no module of that name in the "
@@ -119,12 +124,14 @@ class ReinModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        if isinstance(target, ReinLayer):
+        if isinstance(target, (ReinLayer, ReinStages)):
             target.update_layer(adapter_name, peft_config, self._query_dim(peft_config))
         elif isinstance(target, ReinQueries):
             target.update_layer(adapter_name, peft_config)
         else:
-            if isinstance(target, nn.ModuleList):
+            if isinstance(target, nn.ModuleList) and isinstance(peft_config.hidden_size, list):
+                new_module = ReinStages(target, adapter_name, peft_config, self._query_dim(peft_config))
+            elif isinstance(target, nn.ModuleList):
                 new_module = ReinLayer(
                     target,
                     adapter_name,
