@@ -17,7 +17,9 @@ from torch.nn import functional as F
 from transformers import AutoBackbone, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin
 from transformers.modeling_outputs import BackboneOutput
-from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings, Dinov2Model
+from transformers.models.dinov2.modeling_dinov2 import Dinov2Model
+
+from .positions import ScaleFactorDinov2Embeddings
 
 
 # Each output map is a map of stride `patch` resized by one of these: strides 4, 8, 16, 32 for patch 16.
@@ -78,23 +80,6 @@ class ViTPyramidConfig(BackboneConfigMixin, PreTrainedConfig):
         self.stage_names = ["stem"] + [f"stage{index}" for index in range(1, depth + 1)]
         self.set_output_features_output_indices(out_features=out_features, out_indices=list(out_indices))
         super().__post_init__(**kwargs)
-
-
-class ScaleFactorDinov2Embeddings(Dinov2Embeddings):
-    """Dinov2's embeddings; a subclass because positions are interpolated by DINOv2's scale factor."""
-
-    def interpolate_pos_encoding(self, embeddings: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """Position embeddings (1, 1 + N, c) for an image of `height` x `width` pixels."""
-        side = math.isqrt(self.position_embeddings.shape[1] - 1)
-        rows, columns = height // self.patch_embeddings.patch_size[0], width // self.patch_embeddings.patch_size[1]
-        if rows == columns == side:
-            return self.position_embeddings
-        class_position, grid = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
-        grid = grid.reshape(1, side, side, -1).permute(0, 3, 1, 2).float()
-        scale = ((rows + 0.1) / side, (columns + 0.1) / side)
-        grid = F.interpolate(grid, scale_factor=scale, mode="bicubic", align_corners=False)
-        grid = grid.flatten(2).transpose(1, 2).to(class_position.dtype)
-        return torch.cat([class_position, grid], dim=1)
 
 
 class ViTPyramidPreTrainedModel(PreTrainedModel):
@@ -165,8 +150,22 @@ class ViTPyramidBackbone(BackboneMixin, ViTPyramidPreTrainedModel):
         for index, scale in zip(self.out_indices, SCALES, strict=True):
             patches = hidden_states[index][:, prefix:]
             stride16 = patches.transpose(1, 2).unflatten(2, (height // patch, width // patch))
-            maps.append(stride16 if scale == 1 else F.interpolate(stride16, scale_factor=scale, mode="bilinear"))
+            maps.append(_rescale(stride16, scale))
         return BackboneOutput(feature_maps=tuple(maps))
+
+
+def _rescale(maps: torch.Tensor, scale: float) -> torch.Tensor:
+    """Maps (B, c, H, W) resized bilinearly, to the floor of `scale` times their size.
+
+    By size where that is the same: a scale factor would make the size a constant of a traced graph.
+    """
+    if scale == 1:
+        return maps
+    step, factor = max(round(1 / scale), 1), max(round(scale), 1)
+    rows, columns = maps.shape[-2:]
+    if rows % step or columns % step:
+        return F.interpolate(maps, scale_factor=scale, mode="bilinear")
+    return F.interpolate(maps, size=(rows * factor // step, columns * factor // step), mode="bilinear")
 
 
 def resample_patch_embed(weight: torch.Tensor, patch_size: int) -> torch.Tensor:
