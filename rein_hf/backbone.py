@@ -208,10 +208,24 @@ class ViTPyramidBackbone(BackboneMixin, ViTPyramidPreTrainedModel):
                 map = map[:, self.prefix :].transpose(1, 2).unflatten(2, (height // patch, width // patch))
             if self.in_stages:
                 map = map[..., : int(height / patch * scale), : int(width / patch * scale)]
-            elif scale != 1:
-                map = F.interpolate(map, scale_factor=scale, mode="bilinear")
+            else:
+                map = _rescale(map, scale)
             maps.append(map)
         return BackboneOutput(feature_maps=tuple(maps))
+
+
+def _rescale(maps: torch.Tensor, scale: float) -> torch.Tensor:
+    """Maps (B, c, H, W) resized bilinearly, to the floor of `scale` times their size.
+
+    By size where that is the same: a scale factor would make the size a constant of a traced graph.
+    """
+    if scale == 1:
+        return maps
+    step, factor = max(round(1 / scale), 1), max(round(scale), 1)
+    rows, columns = maps.shape[-2:]
+    if rows % step or columns % step:
+        return F.interpolate(maps, scale_factor=scale, mode="bilinear")
+    return F.interpolate(maps, size=(rows * factor // step, columns * factor // step), mode="bilinear")
 
 
 def build_vit(config: PreTrainedConfig) -> Tower:

@@ -51,6 +51,18 @@ def test_positions_are_verbatim_for_the_trained_square_only(backbone):
         assert not torch.allclose(found[:, 1:], exact, atol=1e-4)  # the 0.1 is seen
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_positions_of_a_traced_graph_are_the_same(backbone, monkeypatch, autocast):
+    """To rounding, at the trained size and others, under autocast as well."""
+    embeddings = backbone.vit.embeddings
+    for rows, columns in ((4, 4), (4, 6), (8, 2), (3, 9)):
+        expected = embeddings.interpolate_pos_encoding(None, 16 * rows, 16 * columns)
+        with monkeypatch.context() as patched, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            patched.setattr(torch.compiler, "is_compiling", lambda: True)
+            found = embeddings.interpolate_pos_encoding(None, 16 * rows, 16 * columns)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+
+
 def test_registered_with_auto_classes(backbone, tmp_path):
     assert isinstance(AutoConfig.for_model("vit_pyramid"), ViTPyramidConfig)
     backbone.save_pretrained(tmp_path)

@@ -8,7 +8,7 @@ from transformers import Mask2FormerForUniversalSegmentation
 from transformers.models.mask2former import modeling_mask2former as stock
 
 import rein_hf
-from rein_hf import head
+from rein_hf import head, pixel_decoder
 from rein_hf.head import class_and_mask_logits
 
 
@@ -27,10 +27,10 @@ def logits_of(output):
     return output.class_queries_logits, output.masks_queries_logits
 
 
-def attention(dtype=torch.float64) -> head.DeformableAttention:
+def attention(dtype=torch.float64) -> pixel_decoder.DeformableAttention:
     """A deformable attention whose samples fall on every side of the borders of its maps."""
     torch.manual_seed(0)
-    layer = head.DeformableAttention(32, 4, 3, 4)
+    layer = pixel_decoder.DeformableAttention(32, 4, 3, 4)
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.normal_(0, 0.5)
@@ -98,7 +98,7 @@ def test_samples_on_pixels_and_on_borders_are_exact():
     weights = torch.zeros(1, len(grid), 1, 3, 1, dtype=torch.float64)
     weights[:, :, :, 2] = 1.0
     reference = torch.zeros(1, len(grid), 3, 2, dtype=torch.float64)
-    found = head.sample_and_sum(values, SHAPES, reference, offsets, weights)[0, :, 0]
+    found = pixel_decoder.sample_and_sum(values, SHAPES, reference, offsets, weights)[0, :, 0]
     finest = values[0, 30:, 0].view(8, 12)
     expected = [finest[int(y), int(x)] if 0 <= x < 12 and 0 <= y < 8 else 0.0 for x, y in grid.tolist()]
     assert torch.equal(found, torch.tensor(expected, dtype=torch.float64))
@@ -216,7 +216,7 @@ def test_state_dict_and_whole_models_stay_stock(segmenter, pixel_values, tmp_pat
 def test_copies_for_modules_to_save_are_light_too(rein_model):
     decoder = rein_model.base_model.model.model.pixel_level_module.decoder
     for copied in (decoder.original_module, decoder.modules_to_save["default"]):
-        assert isinstance(copied.encoder.layers[0].self_attn, head.DeformableAttention)
+        assert isinstance(copied.encoder.layers[0].self_attn, pixel_decoder.DeformableAttention)
 
 
 @pytest.mark.parametrize("where", ["peft", "model", "inner"])
@@ -244,3 +244,19 @@ def test_gradient_checkpointing_gives_the_same_gradients(rein_model, pixel_value
         rein_model.base_model.model.gradient_checkpointing_enable({"use_reentrant": False})
     assert gradients[0] and len(gradients[0]) == len(gradients[1])
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.slow
+def test_compiles_into_one_graph_for_several_sizes(rein_model):
+    """No graph break; the second and the third size, that of the trained crop, need no other graph."""
+    rein_model.requires_grad_(False)
+    torch._dynamo.reset()
+    compiled = torch.compile(class_and_mask_logits, backend="eager", fullgraph=True, dynamic=True)
+    with torch.no_grad():
+        for index, size in enumerate([(64, 96), (128, 160), (64, 64)]):
+            images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+            with torch._dynamo.config.patch(error_on_recompile=index > 0):
+                found = compiled(rein_model, images)
+            for ours, eager in zip(found, class_and_mask_logits(rein_model, images), strict=True):
+                torch.testing.assert_close(ours, eager, rtol=1e-4, atol=1e-4)
+    torch._dynamo.reset()
