@@ -62,8 +62,9 @@ class RecipeArguments:
 # Ways to tune the backbone; the head trains alike in all.
 TUNINGS = ("rein", "lora", "frozen", "full")
 
-# The paper's LoRA, 0.79M parameters in a DINOv2-L: the queries and values of every attention.
-LORA = {"r": 8, "lora_alpha": 8, "target_modules": r".*\.encoder\.vit\..*\.(query|value|q_proj|v_proj)"}
+# The paper's LoRA, 0.79M parameters in a DINOv2-L: the queries and values of every attention; with its keys
+# where a checkpoint has the three in one.
+LORA = {"r": 8, "lora_alpha": 8, "target_modules": r".*\.encoder\.vit\..*\.(query|value|q_proj|v_proj|qkv)"}
 
 # The paper's recipe, and what transformers' Trainer needs to leave segmentation batches alone.
 DEFAULTS = {
