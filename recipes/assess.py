@@ -48,7 +48,8 @@ class AssessmentArguments:
 def main(args: AssessmentArguments) -> list[dict]:
     """The numbers of all cells."""
     plan, output_dir, cells = read_plan(args.assessment), Path(args.output_dir), []
-    for backbone, tuning, seed in itertools.product(plan["backbones"], plan["tunings"], plan["seeds"]):
+    # seed by seed: what there is of an unfinished grid can be compared
+    for seed, backbone, tuning in itertools.product(plan["seeds"], plan["backbones"], plan["tunings"]):
         name = f"{backbone}_{tuning}_seed{seed}"
         keys = as_keys("backbone", plan["backbones"][backbone]) | as_keys("tuning", plan["tunings"][tuning])
         cell = run_cell(name, plan, {**keys, "seed": seed}, output_dir)
@@ -114,8 +115,10 @@ def rows(cells: list[dict]) -> list[dict]:
     """The cells of one backbone and tuning together: mean over the seeds of each score and of their average, and the
     average of each seed."""
     found = []
-    for key, group in itertools.groupby(cells, key=lambda cell: (cell["backbone"], cell["tuning"])):
-        group = list(group)
+    groups = {}
+    for cell in cells:
+        groups.setdefault((cell["backbone"], cell["tuning"]), []).append(cell)
+    for key, group in groups.items():
         scores = {name: math.fsum(c["scores"][name] for c in group) / len(group) for name in group[0]["scores"]}
         averages = [math.fsum(cell["scores"].values()) / len(cell["scores"]) for cell in group]
         found.append(
