@@ -29,6 +29,7 @@ from transformers import AutoImageProcessor, HfArgumentParser
 
 import rein_hf
 from recipes import train
+from rein_hf.backbone import backbone_of
 from rein_hf.data import load_domain
 from rein_hf.evaluation import evaluate_domain
 from rein_hf.pictures import plot_assessment
@@ -104,11 +105,7 @@ def run_cell(name: str, plan: dict, keys: dict, output_dir: Path) -> dict:
 
 def trained_in_backbone(model: torch.nn.Module) -> int:
     """Parameters that train in the backbone; those of the head, which trains in all ways alike, do not count."""
-    return sum(
-        parameter.numel()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and ".pixel_level_module.encoder." in f".{name}"
-    )
+    return sum(parameter.numel() for parameter in backbone_of(model).parameters() if parameter.requires_grad)
 
 
 def rows(cells: list[dict]) -> list[dict]:

@@ -26,7 +26,8 @@ from torch.nn import functional as F
 from transformers import AutoImageProcessor, HfArgumentParser
 
 import rein_hf
-from rein_hf.head import class_and_mask_logits
+from rein_hf.heads import head_of
+from rein_hf.mask2former import class_and_mask_logits
 
 
 # Largest difference of scores, and two best scores closer than this may change places.
@@ -53,16 +54,20 @@ class SegmenterGraph(nn.Module):
     def __init__(self, model: nn.Module, processor, scores: bool) -> None:
         super().__init__()
         self.model, self.rescale, self.scores = model, processor.rescale_factor, scores
+        self.of_masks = head_of(model.config.model_type).classifies_masks
         self.register_buffer("mean", torch.tensor(processor.image_mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(processor.image_std).view(3, 1, 1))
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Labels (B, H, W) and, if asked for, scores (B, K, H, W) of images (B, H, W, 3)."""
         pixel_values = (images.permute(0, 3, 1, 2).float() * self.rescale - self.mean) / self.std
-        classes, masks = class_and_mask_logits(self.model, pixel_values)
-        # `rein_hf.semantic_scores`, not strip by strip: a graph cannot repeat itself for a height it does not know
-        masks = F.interpolate(masks, size=images.shape[1:3], mode="bilinear", align_corners=False)
-        scores = torch.einsum("bmk,bmhw->bkhw", classes.softmax(dim=-1)[..., :-1], masks.sigmoid())
+        if self.of_masks:
+            classes, masks = class_and_mask_logits(self.model, pixel_values)
+            # `rein_hf.semantic_scores`, not strip by strip: a graph cannot repeat itself for a height it does not know
+            masks = F.interpolate(masks, size=images.shape[1:3], mode="bilinear", align_corners=False)
+            scores = torch.einsum("bmk,bmhw->bkhw", classes.softmax(dim=-1)[..., :-1], masks.sigmoid())
+        else:
+            scores = self.model(pixel_values=pixel_values).logits
         labels = scores.argmax(dim=1).to(torch.uint8)
         return (labels, scores) if self.scores else (labels,)
 

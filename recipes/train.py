@@ -26,7 +26,9 @@ from transformers import HfArgumentParser, TrainingArguments, set_seed
 from transformers.modeling_outputs import BackboneOutput
 
 from rein_hf import ReinConfig, add_adapter, add_rein, build_image_processor, build_segmenter, checkpoints
+from rein_hf.backbone import backbone_of
 from rein_hf.data import Domain, load_domain
+from rein_hf.heads import head_of
 from rein_hf.hub_data import Stream
 from rein_hf.samples import Collator, TrainingSamples
 from rein_hf.trainer import WEIGHTS, SegmentationTrainer
@@ -45,7 +47,9 @@ class RecipeArguments:
     tuning: str = dataclasses.field(default="rein", metadata={"help": "Of the backbone: rein, lora, frozen or full."})
     rein: dict | None = dataclasses.field(default=None, metadata={"help": "Arguments of ReinConfig."})
     lora: dict | None = dataclasses.field(default=None, metadata={"help": "Arguments of peft's LoraConfig."})
-    head: dict | None = dataclasses.field(default=None, metadata={"help": "Arguments of Mask2FormerConfig."})
+    head: dict | None = dataclasses.field(
+        default=None, metadata={"help": "Arguments of Mask2FormerConfig; with model_type: upernet of UperNetConfig."}
+    )
     num_queries: int = dataclasses.field(default=100, metadata={"help": "Object queries, and Rein's tokens."})
     crop: int = dataclasses.field(default=512, metadata={"help": "Side of the training crops in pixels."})
     patch_size: int = dataclasses.field(default=16, metadata={"help": "The backbone is resampled to it."})
@@ -64,7 +68,7 @@ TUNINGS = ("rein", "lora", "frozen", "full")
 
 # The paper's LoRA, 0.79M parameters in a DINOv2-L: the queries and values of every attention; with its keys
 # where a checkpoint has the three in one.
-LORA = {"r": 8, "lora_alpha": 8, "target_modules": r".*\.encoder\.vit\..*\.(query|value|q_proj|v_proj|qkv)"}
+LORA = {"r": 8, "lora_alpha": 8, "target_modules": r".*\.vit\..*\.(query|value|q_proj|v_proj|qkv)"}
 
 # The paper's recipe, and what transformers' Trainer needs to leave segmentation batches alone.
 DEFAULTS = {
@@ -111,7 +115,7 @@ def main(recipe: RecipeArguments, args: TrainingArguments) -> SegmentationTraine
             seed=args.seed,
             weights=shares(sources, recipe.weights),
         ),
-        data_collator=Collator(processor, recipe.crop),
+        data_collator=Collator(processor, recipe.crop, masks=head_of(model.config.model_type).classifies_masks),
         processing_class=processor,
         domains=targets,
         eval_limit=recipe.eval_limit,
@@ -138,12 +142,12 @@ def build_model(recipe: RecipeArguments, id2label: dict[int, str]) -> torch.nn.M
         head=recipe.head,
     )
     if recipe.backbone_dtype != "float32":
-        narrow(model.model.pixel_level_module.encoder, recipe)
+        narrow(backbone_of(model), recipe)
     if recipe.tuning == "rein":
         return add_rein(model, ReinConfig(**{"num_tokens": recipe.num_queries, **(recipe.rein or {})}))
     if recipe.tuning == "lora":
         return add_adapter(model, LoraConfig(**{**LORA, **(recipe.lora or {})}))
-    model.model.pixel_level_module.encoder.requires_grad_(recipe.tuning == "full")
+    backbone_of(model).requires_grad_(recipe.tuning == "full")
     return model
 
 

@@ -6,11 +6,12 @@ Importing the package registers Rein with peft and the pyramid backbone with tra
 
 from .backbone import ViTPyramidBackbone, ViTPyramidConfig
 from .description import Description, describe
+from .heads import HEAD_MODULES
 from .image_processing import ReinImageProcessor
 from .inference import predict_labels, segment, semantic_scores, slide_inference
 from .metrics import MeanIoU
 from .pictures import colorize, overlay
-from .segmenter import HEAD_MODULES, add_adapter, add_rein, build_image_processor, build_segmenter, from_pretrained
+from .segmenter import add_adapter, add_rein, build_image_processor, build_segmenter, from_pretrained
 from .tuner import ReinConfig, ReinLayer, ReinModel, ReinQueries, ReinStages
 
 

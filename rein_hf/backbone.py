@@ -228,6 +228,11 @@ def _rescale(maps: torch.Tensor, scale: float) -> torch.Tensor:
     return F.interpolate(maps, size=(rows * factor // step, columns * factor // step), mode="bilinear")
 
 
+def backbone_of(model: nn.Module) -> ViTPyramidBackbone:
+    """The backbone of a segmenter, with or without adapter."""
+    return next(module for module in model.modules() if isinstance(module, ViTPyramidBackbone))
+
+
 def build_vit(config: PreTrainedConfig) -> Tower:
     """The vision transformer of a configuration, with new weights, that takes images of any size. What comes after its
     blocks is left out where no feature needs it."""

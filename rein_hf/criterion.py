@@ -1,4 +1,4 @@
-"""Mask2Former's loss as the authors' configuration trains with it.
+"""Mask2Former's loss as the authors' configuration trains with it, and that of heads that classify pixels.
 
 What differs from transformers' `Mask2FormerLoss`:
 - decoder outputs are supervised in the decoder's order, the initial one first, so that the random points drawn from a
@@ -29,6 +29,25 @@ from transformers.models.mask2former.modeling_mask2former import (
     dice_loss,
     sigmoid_cross_entropy_loss,
 )
+
+from .labels import IGNORE
+
+
+def pixel_loss(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
+    """Cross-entropy of a head that classifies pixels, in float32, for the stock Trainer's `compute_loss_func`.
+
+    Averaged over all pixels, those of no class too, with a loss of zero, as in the authors' framework; transformers'
+    average over labelled pixels is NaN for images without any, and another for every way to split a batch.
+
+    Args:
+        outputs: with `logits` (B, K, H, W).
+        labels (`(B, H, W)`): class ids; 255 for pixels of no class.
+        num_items_in_batch (*optional*): pixels of the whole step, over all its micro-batches and processes.
+    """
+    with torch.autocast(labels.device.type, enabled=False):
+        logits = outputs.logits.to(torch.promote_types(outputs.logits.dtype, torch.float32))
+        loss = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
+    return loss / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
 
 class Points(NamedTuple):

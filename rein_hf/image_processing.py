@@ -74,15 +74,19 @@ class ReinImageProcessor(Mask2FormerImageProcessorPil):
         Raises:
             ValueError: not one size per image, or a size larger than the model's input.
         """
-        dtype = torch.promote_types(outputs.masks_queries_logits.dtype, torch.float32)
-        classes, masks = outputs.class_queries_logits.to(dtype), outputs.masks_queries_logits.to(dtype)
-        if target_sizes is not None and len(target_sizes) != len(masks):
-            raise ValueError(f"{len(target_sizes)} target_sizes for {len(masks)} images; expected one for each.")
-        # the masks are as fine as the finest map: four to a patch
-        height, width = (round(side * self.size_divisor / SCALES[0]) for side in masks.shape[-2:])
+        of_masks = "masks_queries_logits" in outputs
+        logits = (outputs.class_queries_logits, outputs.masks_queries_logits) if of_masks else (outputs.logits,)
+        logits = [of.to(torch.promote_types(of.dtype, torch.float32)) for of in logits]
+        height, width = logits[-1].shape[-2:]
+        if of_masks:  # as fine as the finest map: four to a patch
+            height, width = (round(side * self.size_divisor / SCALES[0]) for side in (height, width))
+        count = len(logits[0])
+        if target_sizes is not None and len(target_sizes) != count:
+            raise ValueError(f"{len(target_sizes)} target_sizes for {count} images; expected one for each.")
         maps = []
-        for index, (rows, columns) in enumerate(target_sizes or [(height, width)] * len(masks)):
-            scores = semantic_scores(classes[index : index + 1], masks[index : index + 1], (height, width))
+        for index, (rows, columns) in enumerate(target_sizes or [(height, width)] * count):
+            of_image = [of[index : index + 1] for of in logits]
+            scores = semantic_scores(*of_image, (height, width)) if of_masks else of_image[0]
             if self.do_resize:
                 scores = F.interpolate(scores, size=(rows, columns), mode="bilinear", align_corners=False)
             elif rows > height or columns > width:

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from .head import class_and_mask_logits
+from .heads import head_of
+from .mask2former import class_and_mask_logits
 from .transforms import fit
 
 
@@ -52,7 +53,8 @@ def slide_inference(
     """Class scores of images of any size, averaged over overlapping windows.
 
     Args:
-        model: a Mask2Former, with or without adapter, in eval mode.
+        model: from [`rein_hf.from_pretrained`], in eval mode. The scores of a head that classifies pixels are its
+            logits, which the authors' framework averages as well.
         pixel_values (`(B, 3, H, W)`): normalised images. A side shorter than `crop` is one window of its own length.
         crop (`int`, *optional*): side of a window in pixels; by default the crop that the model was trained on.
         stride (`int`, *optional*): step between windows in pixels, at most `crop`; by default two thirds of it, 341
@@ -155,9 +157,9 @@ def _window_scores(model: nn.Module, windows: torch.Tensor) -> Iterator[torch.Te
     height, width = windows.shape[-2:]
     rows, columns = (max(math.ceil(side / patch), 2) for side in (height, width))  # the coarsest map halves them
     padded = F.pad(windows.flatten(0, 1), (0, columns * patch - width, 0, rows * patch - height))
-    classes, masks = (
-        logits.to(torch.promote_types(logits.dtype, torch.float32)).unflatten(0, windows.shape[:2])
-        for logits in class_and_mask_logits(model, padded)
-    )
-    for window_classes, window_masks in zip(classes, masks, strict=True):
-        yield semantic_scores(window_classes, window_masks, padded.shape[-2:])[..., :height, :width]
+    masked = head_of(model.config.model_type).classifies_masks
+    output = class_and_mask_logits(model, padded) if masked else (model(pixel_values=padded).logits,)
+    logits = [of.to(torch.promote_types(of.dtype, torch.float32)).unflatten(0, windows.shape[:2]) for of in output]
+    for of_window in zip(*logits, strict=True):
+        scores = semantic_scores(*of_window, padded.shape[-2:]) if masked else of_window[0]
+        yield scores[..., :height, :width]

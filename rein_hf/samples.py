@@ -89,15 +89,17 @@ class Collator:
     Args:
         processor: from [`build_image_processor`].
         crop (`int`): side in pixels to which images are padded with zeros, after normalisation.
+        masks (`bool`): whether the head classifies masks, or pixels.
     """
 
-    def __init__(self, processor, crop: int):
-        self.processor, self.crop = processor, crop
+    def __init__(self, processor, crop: int, masks: bool = True):
+        self.processor, self.crop, self.masks = processor, crop, masks
 
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """`pixel_values` (B, 3, crop, crop) float32, and per image `mask_labels` (classes, crop, crop) and
-        `class_labels` (classes,). Labels have to be `crop` x `crop` already: padded by the processor, pixels of no
-        class would get the value 255 in every mask. Beside these, `samples`: "domain/name" of each image, which
+        `class_labels` (classes,), or for a head that classifies pixels `labels` (B, crop, crop) int64. Labels have to
+        be `crop` x `crop` already: padded by the processor, pixels of no class would get the value 255 in every mask.
+        Beside these, `samples`: "domain/name" of each image, which
         [`SegmentationTrainer`] takes out before the model sees the batch.
 
         Raises:
@@ -114,6 +116,9 @@ class Collator:
             return_tensors="pt",
         )
         names = [f"{sample['domain']}/{sample['name']}" for sample in samples]
+        if not self.masks:
+            labels = np.stack([np.asarray(sample["label"]) for sample in samples])
+            return {"pixel_values": batch["pixel_values"], "labels": torch.from_numpy(labels).long(), "samples": names}
         return {key: batch[key] for key in ("pixel_values", "mask_labels", "class_labels")} | {"samples": names}
 
 

@@ -1,7 +1,8 @@
-"""A Mask2Former on a pretrained vision transformer, tuned with Rein. The one room that knows its siblings."""
+"""A segmentation head on a pretrained vision transformer, tuned with Rein. The one room that knows its siblings."""
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Iterator
@@ -11,30 +12,19 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
-from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, PreTrainedConfig
+from transformers import Mask2FormerForUniversalSegmentation, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from .adapter import attach, naming
 from .backbone import ViTPyramidConfig, load_vit
 from .criterion import ReinCriterion
-from .head import lighten
+from .heads import HEADS, head_of
 from .hub import fetch_adapter
 from .image_processing import ReinImageProcessor
+from .mask2former import lighten
 from .recorded import read_recorded, recorded
 from .tuner import ReinConfig
 from .tuner.architectures import ARCHITECTURES
-
-
-# What is trained and saved beside Rein: the whole head but its queries, which the tokens become.
-HEAD_MODULES = [
-    "pixel_level_module.decoder",
-    "transformer_module.decoder",
-    "transformer_module.level_embed",
-    "class_predictor",
-]
-
-# The head's own queries: trained and saved where the tokens are not linked to them.
-QUERY_MODULES = ["transformer_module.queries_embedder", "transformer_module.queries_features"]
 
 
 def build_segmenter(
@@ -46,7 +36,7 @@ def build_segmenter(
     num_queries: int = 100,
     head: dict[str, Any] | None = None,
     **kwargs,
-) -> Mask2FormerForUniversalSegmentation:
+) -> PreTrainedModel:
     """A stock Mask2Former with a new head on a pretrained vision transformer, with the recipe's sizes.
 
     Args:
@@ -59,7 +49,8 @@ def build_segmenter(
             vision transformer.
         out_indices (`list[int]`, *optional*): see [`ViTPyramidConfig`].
         num_queries (`int`): number of object queries m.
-        head (`dict`, *optional*): further arguments of `Mask2FormerConfig`, for heads of other sizes.
+        head (`dict`, *optional*): further arguments of `Mask2FormerConfig`, for heads of other sizes; with
+            `model_type` "upernet" of `UperNetConfig`, for a light head without queries. See [`rein_hf.heads`].
         kwargs: `dtype`, float32 by default; `revision`, `token`, `cache_dir`, `local_files_only` of the checkpoint.
 
     Example:
@@ -73,34 +64,35 @@ def build_segmenter(
     ```
     """
     kwargs.setdefault("dtype", torch.float32)
+    arguments = dict(head or {})
+    kind = head_of(arguments.pop("model_type", "mask2former"), "model_type of the head")
+    if kind.classifies_masks:
+        arguments["num_queries"] = num_queries
     vit_config, state_dict = load_vit(pretrained, image_size, patch_size, **kwargs)
     with _quietly():
-        config = Mask2FormerConfig(
+        config = kind.config(
             backbone_config=ViTPyramidConfig(backbone_config=vit_config, out_indices=out_indices),
             id2label=id2label,
-            num_queries=num_queries,
-            **(head or {}),
+            **{**kind.arguments, **arguments},
         )
     return _assemble(pretrained, config, state_dict, dtype=kwargs["dtype"])
 
 
-def add_rein(
-    model: Mask2FormerForUniversalSegmentation, config: ReinConfig | None = None, adapter_name: str = "default"
-) -> PeftModel:
+def add_rein(model: PreTrainedModel, config: ReinConfig | None = None, adapter_name: str = "default") -> PeftModel:
     """The model with Rein and its head trainable and everything else frozen.
 
     Args:
         model: from [`build_segmenter`].
         config ([`ReinConfig`], *optional*): the paper's by default, with as many tokens as the model has queries. The
-            head is added to its `modules_to_save`.
+            head is added to its `modules_to_save`. On a head without queries the tokens are not linked.
         adapter_name (`str`): name of the adapter.
     """
-    return add_adapter(model, config or ReinConfig(num_tokens=model.config.num_queries), adapter_name)
+    config = copy.copy(config) or ReinConfig(num_tokens=getattr(model.config, "num_queries", ReinConfig.num_tokens))
+    config.link_queries = config.link_queries and head_of(model.config.model_type).classifies_masks
+    return add_adapter(model, config, adapter_name)
 
 
-def add_adapter(
-    model: Mask2FormerForUniversalSegmentation, config: PeftConfig, adapter_name: str = "default"
-) -> PeftModel:
+def add_adapter(model: PreTrainedModel, config: PeftConfig, adapter_name: str = "default") -> PeftModel:
     """The model with an adapter of any method of peft, e.g. a LoRA to compare Rein with. The adapter and the head are
     trainable, everything else is frozen.
 
@@ -111,8 +103,10 @@ def add_adapter(
         adapter_name (`str`): name of the adapter.
     """
     linked = isinstance(config, ReinConfig) and config.link_queries
-    head = HEAD_MODULES if linked else HEAD_MODULES + QUERY_MODULES
-    config.modules_to_save = sorted({*(config.modules_to_save or []), *head})
+    head = head_of(model.config.model_type)
+    config.modules_to_save = sorted(
+        {*(config.modules_to_save or []), *head.modules, *(() if linked else head.queries)}
+    )
     with _quietly():
         return get_peft_model(model, recorded(config, model.config.to_diff_dict()), adapter_name=adapter_name)
 
@@ -134,11 +128,11 @@ def from_pretrained(
     token: str | bool | None = None,
     cache_dir: str | os.PathLike | None = None,
     local_files_only: bool = False,
-) -> PeftModel | Mask2FormerForUniversalSegmentation:
+) -> PeftModel | PreTrainedModel:
     """A model ready to segment, from an adapter and the backbone's checkpoint that it names.
 
     Args:
-        pretrained: folder or Hub id of a Rein adapter (Rein and head, some MB), or of a whole Mask2Former.
+        pretrained: folder or Hub id of a Rein adapter (Rein and head, some MB), or of a whole segmenter.
         backbone (*optional*): folder or Hub id of the backbone's checkpoint, instead of the one the adapter names.
         revision (`str`, *optional*): branch, tag or commit of `pretrained`.
         dtype: of the weights.
@@ -147,9 +141,10 @@ def from_pretrained(
         token, cache_dir, local_files_only: of the Hub, for adapter and backbone.
 
     Returns:
-        The model in eval mode: a `PeftModel` around a `Mask2FormerForUniversalSegmentation`, or that alone. Either has
-        the paper's loss: `Mask2FormerForUniversalSegmentation.from_pretrained` of a whole model gives the same weights
-        with transformers' own.
+        The model in eval mode: a `PeftModel` around a `Mask2FormerForUniversalSegmentation` (or another of
+        [`rein_hf.heads`]), or that alone. Either has the paper's loss:
+        `Mask2FormerForUniversalSegmentation.from_pretrained` of a whole model gives the same weights with
+        transformers' own.
 
     Raises:
         ValueError: the adapter is not Rein's, or records no base model; the backbone is of another kind or size; a
@@ -177,8 +172,14 @@ def from_pretrained(
     # the few MB first: what is wrong with them is told before the backbone is downloaded
     folder = fetch_adapter(pretrained, revision, **hub)
     if folder is None:
-        model = Mask2FormerForUniversalSegmentation.from_pretrained(pretrained, revision=revision, **placement, **hub)
-        return _with_criterion(model).eval()
+        values, _ = PreTrainedConfig.get_config_dict(pretrained, revision=revision, **hub)
+        if not values:
+            raise OSError(
+                f"{pretrained} has neither an adapter_config.json, of an adapter, nor a segmenter's config.json."
+            )
+        head = head_of(values.get("model_type"), f"{pretrained}: model_type in config.json")
+        model = head.model.from_pretrained(pretrained, revision=revision, **placement, **hub)
+        return _finished(model).eval()
     with naming(pretrained):
         return _around_adapter(pretrained, folder, backbone, placement, hub)
 
@@ -193,13 +194,13 @@ def _around_adapter(
     """The model that the adapter in a folder was saved from."""
     config = read_recorded(folder)
     base_type = (config.base_config or {}).get("model_type")
-    if base_type != Mask2FormerConfig.model_type:
+    if base_type not in HEADS:
         raise ValueError(
             f"{pretrained}: adapter_config.json is a {type(config).__name__} on a base model of type {base_type!r}; "
-            f"expected an adapter of a {Mask2FormerConfig.model_type!r}. Load other adapters with peft."
+            f"expected an adapter of {', '.join(HEADS)}. Load other adapters with peft."
         )
     with _quietly():
-        base_config = Mask2FormerConfig.from_dict(config.base_config)
+        base_config = HEADS[base_type].config.from_dict(config.base_config)
     vit = base_config.backbone_config.backbone_config
     named = backbone or config.base_model_name_or_path
     if not named:
@@ -227,15 +228,16 @@ def _kind(vit: PreTrainedConfig) -> dict[str, Any]:
 
 def _assemble(
     pretrained: str | os.PathLike,
-    config: Mask2FormerConfig,
+    config: PreTrainedConfig,
     vit_state_dict: dict[str, torch.Tensor],
     **placement,
-) -> Mask2FormerForUniversalSegmentation:
+) -> PreTrainedModel:
     """The model of `config` with the backbone's weights given and the head's new. `placement`: `dtype`, `device_map`,
     `attn_implementation` of `from_pretrained`."""
-    prefix = "model.pixel_level_module.encoder.vit."
+    head = head_of(config.model_type)
+    prefix = f"{head.backbone}.vit."
     with _quietly():
-        model, report = Mask2FormerForUniversalSegmentation.from_pretrained(
+        model, report = head.model.from_pretrained(
             None,
             config=config,
             state_dict={prefix + name: tensor for name, tensor in vit_state_dict.items()},
@@ -248,13 +250,15 @@ def _assemble(
         raise ValueError(f"{pretrained} does not fill the backbone; missing, unexpected or misshapen: {wrong}.")
     # becomes the adapter's base_model_name_or_path, and the base model on its card
     model.name_or_path = model.config.name_or_path = str(pretrained)
-    return _with_criterion(model)
+    return _finished(model)
 
 
-def _with_criterion(model: Mask2FormerForUniversalSegmentation) -> Mask2FormerForUniversalSegmentation:
-    criterion = ReinCriterion(model.config, model.weight_dict)
-    model.criterion = criterion.to(model.device)
-    lighten(model)
+def _finished(model: PreTrainedModel) -> PreTrainedModel:
+    """A Mask2Former with the paper's loss and the lighter modules; others as they are."""
+    if isinstance(model, Mask2FormerForUniversalSegmentation):
+        criterion = ReinCriterion(model.config, model.weight_dict)
+        model.criterion = criterion.to(model.device)
+        lighten(model)
     return model
 
 

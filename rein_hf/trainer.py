@@ -11,11 +11,12 @@ import torch
 from transformers import Trainer
 
 from . import checkpoints
-from .backbone import ViTPyramidBackbone
-from .criterion import ReinCriterion
+from .backbone import backbone_of
+from .criterion import ReinCriterion, pixel_loss
 from .data import Domain
 from .divergence import LossGuard, non_finite_parameters
 from .evaluation import evaluate_domain
+from .labels import IGNORE
 from .optim import param_groups
 
 
@@ -47,10 +48,12 @@ class SegmentationTrainer(Trainer):
         # the stock Trainer wants an eval_dataset as soon as there is an evaluation strategy
         super().__init__(*args, eval_dataset={domain.name: domain.dataset for domain in domains} or None, **kwargs)
         self.domains, self.eval_limit = domains, eval_limit
-        self.criterion = next(module for module in self.model.modules() if isinstance(module, ReinCriterion))
+        # none in a head that classifies pixels: the stock Trainer hands out what their loss is divided by
+        self.criterion = next((module for module in self.model.modules() if isinstance(module, ReinCriterion)), None)
+        if self.criterion is None:
+            self.compute_loss_func = pixel_loss
         # the stock head refuses checkpointing for the whole model; the backbone is where activations pile up
-        backbone = next(module for module in self.model.modules() if isinstance(module, ViTPyramidBackbone))
-        self.model.activation_checkpointing_enable = backbone.activation_checkpointing_enable
+        self.model.activation_checkpointing_enable = backbone_of(self.model).activation_checkpointing_enable
         if self.is_fsdp_enabled:
             # FSDP2 asks for embeddings of words, and takes the stock model's refusal for an error
             self.model.get_input_embeddings = lambda: None
@@ -70,8 +73,13 @@ class SegmentationTrainer(Trainer):
     # ---- a step ----
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device):
-        """Tells the criterion what the losses of the step are divided by, over all its micro-batches and processes."""
+        """Counts images without a labelled pixel, and tells the criterion what the losses of the step are divided by,
+        over all its micro-batches and processes."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.criterion is None:
+            unlabelled = sum((label == IGNORE).all() for batch in batches for label in batch["labels"])
+            self._unlabelled += self.accelerator.reduce(torch.as_tensor(unlabelled, device=device), reduction="sum")
+            return batches, num_items
         labels = [batch["class_labels"] for batch in batches]
         totals = [sum(column) for column in zip(*map(self.criterion.totals, labels), strict=True)]
         unlabelled = sum(len(classes) == 0 for batch in labels for classes in batch)
@@ -91,7 +99,8 @@ class SegmentationTrainer(Trainer):
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:
-            self.criterion.averages = None
+            if self.criterion is not None:
+                self.criterion.averages = None
             if self._guard.found():
                 self._stop()
         return loss

@@ -140,7 +140,7 @@ def test_what_is_not_there_is_named(hub, load):
     for repo, words in {
         "nobody": "user/nobody is not a local folder and is not a valid model identifier",
         "halved": f"user/halved has an adapter_config.json but no {WEIGHTS}; an adapter is both.",
-        "empty": "user/empty does not appear to have a file named pytorch_model.bin or model.safetensors",
+        "empty": "user/empty has neither an adapter_config.json, of an adapter, nor a segmenter's config.json.",
         "homeless": "user/homeless: its backbone user/lost cannot be loaded; pass backbone=FOLDER_OR_HUB_ID.",
     }.items():
         assert load(pretrained=f"user/{repo}").error.startswith(f"OSError: {words}")

@@ -25,7 +25,7 @@ class FakeModel(nn.Module):
         super().__init__()
         self.mask, self.windows = mask, []
         sizes = SimpleNamespace(image_size=crop, patch_size=patch)
-        self.config = SimpleNamespace(backbone_config=SimpleNamespace(backbone_config=sizes))
+        self.config = SimpleNamespace(model_type="mask2former", backbone_config=SimpleNamespace(backbone_config=sizes))
         self.device = torch.device("cpu")
 
     def forward(self, pixel_values):

@@ -22,7 +22,7 @@ from peft.utils.hotswap import hotswap_adapter
 from transformers import Dinov2Model
 
 from rein_hf import ReinLayer, ReinModel
-from rein_hf.segmenter import QUERY_MODULES
+from rein_hf.heads import HEADS
 from tests.conftest import of_adapter, perturb, trainable
 
 
@@ -361,7 +361,10 @@ def test_a_batch_of_several_adapters_is_refused(tunable, day_and_night):
 @pytest.mark.parametrize("first", [True, False])
 def test_linked_queries_and_others_are_refused_in_one_model(tunable, first):
     """The tokens of the one would replace the queries that the other trains."""
-    unlinked = {"link_queries": False, "modules_to_save": tunable.arguments["modules_to_save"] + QUERY_MODULES}
+    unlinked = {
+        "link_queries": False,
+        "modules_to_save": [*tunable.arguments["modules_to_save"], *HEADS["mask2former"].queries],
+    }
     model = tunable.tuned("day", **({} if first else unlinked))
     expected, names = tunable.output(model), [name for name, _ in model.named_parameters()]
     with pytest.raises(ValueError, match=r"link_queries differs between the adapters of this model: \{'day': "):

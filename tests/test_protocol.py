@@ -138,7 +138,9 @@ class Predictor(torch.nn.Module):
         super().__init__()
         vit = SimpleNamespace(image_size=64, patch_size=16)
         id2label = dict(enumerate(CITYSCAPES_CLASSES))
-        self.config = SimpleNamespace(backbone_config=SimpleNamespace(backbone_config=vit), id2label=id2label)
+        self.config = SimpleNamespace(
+            model_type="mask2former", backbone_config=SimpleNamespace(backbone_config=vit), id2label=id2label
+        )
         self.seen = []
 
     def forward(self, pixel_values):

@@ -1,4 +1,4 @@
-"""rein_hf.head: what the stock modules compute, through every way that a module goes."""
+"""rein_hf.mask2former: what the stock modules compute, through every way that a module goes."""
 
 import copy
 
@@ -8,11 +8,11 @@ from transformers import Mask2FormerForUniversalSegmentation
 from transformers.models.mask2former import modeling_mask2former as stock
 
 import rein_hf
-from rein_hf import head, pixel_decoder
-from rein_hf.head import class_and_mask_logits
+from rein_hf import mask2former, pixel_decoder
+from rein_hf.mask2former import class_and_mask_logits
 
 
-STOCK = {ours: theirs for theirs, ours in head.REPLACED.items()}
+STOCK = {ours: theirs for theirs, ours in mask2former.REPLACED.items()}
 
 
 def with_stock_head(model):
@@ -129,7 +129,7 @@ def test_positions_are_the_stock_ones_and_made_once():
     positions = stock.Mask2FormerSinePositionEmbedding(16, normalize=True)
     shape, device = torch.Size((3, 5, 4, 6)), torch.device("cpu")
     expected = positions(shape, device, torch.float32)
-    head.lighten(positions)
+    mask2former.lighten(positions)
     with torch.inference_mode():
         found = positions(shape, device, torch.float32)
     assert torch.equal(found, expected) and not found.is_inference()
