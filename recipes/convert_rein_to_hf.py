@@ -44,7 +44,6 @@ from transformers.utils import logging as transformers_logging
 
 import rein_hf
 from rein_hf import ReinConfig, ViTPyramidConfig
-from rein_hf.backbone import fit
 from rein_hf.labels import CITYSCAPES_CLASSES
 from rein_hf.reference import (
     BACKBONE_NAMES,
@@ -58,6 +57,7 @@ from rein_hf.reference import (
     to_reference,
     vit_config,
 )
+from rein_hf.vit import fit
 
 
 PATCH_SIZE = 16

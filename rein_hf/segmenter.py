@@ -16,7 +16,7 @@ from transformers import Mask2FormerForUniversalSegmentation, PreTrainedConfig, 
 from transformers.utils import logging as transformers_logging
 
 from .adapter import attach, naming
-from .backbone import ViTPyramidConfig, load_vit
+from .backbone import ViTPyramidConfig
 from .criterion import ReinCriterion
 from .heads import HEADS, head_of
 from .hub import fetch_adapter
@@ -25,6 +25,7 @@ from .mask2former import lighten
 from .recorded import read_recorded, recorded
 from .tuner import ReinConfig
 from .tuner.architectures import ARCHITECTURES
+from .vit import load_vit
 
 
 def build_segmenter(

@@ -11,8 +11,8 @@ from transformers import Sam2VisionModel, SwinConfig, SwinModel
 
 import rein_hf
 from rein_hf import ReinConfig, ReinLayer
-from rein_hf.backbone import load_vit
 from rein_hf.tuner.architectures import ARCHITECTURES, find_tower
+from rein_hf.vit import load_vit
 from tests import towers
 from tests.conftest import of_adapter, perturb, trainable
 from tests.runs import HEAD

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from transformers import AutoBackbone, AutoConfig, AutoModel, Dinov2Backbone, Dinov2Config
 
 from rein_hf import ViTPyramidBackbone, ViTPyramidConfig
-from rein_hf.backbone import load_vit
 from rein_hf.resampling import resample, resample_patch_embed, resample_position_embed
+from rein_hf.vit import load_vit
 
 
 VIT = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "patch_size": 16, "image_size": 64}

@@ -45,7 +45,7 @@ def test_the_model_is_the_stock_one_with_the_recipes_sizes(vit_folder):
 
 
 def test_the_backbone_is_the_pretrained_one(segmenter, vit_folder):
-    _, expected = rein_hf.backbone.load_vit(vit_folder, 64, 16, dtype=torch.float32)
+    _, expected = rein_hf.vit.load_vit(vit_folder, 64, 16, dtype=torch.float32)
     found = segmenter.state_dict()
     for name, tensor in expected.items():
         assert torch.equal(found[ENCODER + "vit." + name], tensor), name

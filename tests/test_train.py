@@ -62,7 +62,7 @@ def test_an_interrupted_run_resumes_and_ends_with_the_same_weights(recipe, tmp_p
 def test_baselines_train_the_head_alike(recipe, tmp_path, vit_folder, tuning, trained):
     run(recipe, "--tuning", tuning)
     model = rein_hf.from_pretrained(tmp_path / "out")
-    _, pretrained = rein_hf.backbone.load_vit(vit_folder, 64, 16, dtype=torch.float32)
+    _, pretrained = rein_hf.vit.load_vit(vit_folder, 64, 16, dtype=torch.float32)
     name = "encoder.layer.0.mlp.fc1.weight"
     found = model.model.pixel_level_module.encoder.vit.state_dict()[name]
     assert torch.equal(found, pretrained[name]) != trained
