@@ -93,7 +93,7 @@ def run_cell(name: str, plan: dict, keys: dict, output_dir: Path) -> dict:
         recipe, training = train.parse([plan["recipe"], *argv])
         train.main(recipe, training)
         trained = trained_in_backbone(train.build_model(recipe, id2label={0: "any"}))
-        accelerator = Accelerator()
+        accelerator = Accelerator(mixed_precision=training.mixed_precision)
         model = rein_hf.from_pretrained(run).to(accelerator.device)
         processor, scores = AutoImageProcessor.from_pretrained(run), {}
         for domain in map(load_domain, plan["targets"]):
