@@ -14,6 +14,7 @@ import difflib
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, TypedDict, get_type_hints
 
@@ -225,6 +226,9 @@ def read_arguments(path: Path, overrides: list[str]) -> tuple[RecipeArguments, T
     if lacking:
         raise SystemExit(f"{path}: {sorted(lacking)} missing.")
     validate_typed_dict(TypedDict("Recipe", known, total=False), values)
+    for key in ("crop", "patch_size", "num_queries", "max_steps", "eval_limit"):
+        if values.get(key) is not None and values[key] < 1:
+            raise SystemExit(f"{path}: {key} is {values[key]}; expected 1 at least.")
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     total = values.get("total_batch_size", RecipeArguments.total_batch_size)
     per_device = values.setdefault("per_device_train_batch_size", max(total // world_size, 1))
@@ -261,6 +265,13 @@ def begin(values: dict[str, Any], args: TrainingArguments) -> tuple[bool, str | 
     if args.process_index == 0:
         finished, checkpoint = checkpoints.begin(Path(args.output_dir), values, WEIGHTS)
         found = [(finished, checkpoint and str(checkpoint))]
+        processes = len(list(checkpoint.glob("rng_state*.pth"))) if checkpoint else args.world_size
+        if processes != args.world_size:
+            warnings.warn(
+                f"{checkpoint} was saved by {processes} process(es); {args.world_size} go on, at the same sample, but "
+                "with other random points of the loss: the weights will not be equal bit by bit.",
+                stacklevel=2,
+            )
     return broadcast_object_list(found)[0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,7 @@ class SegmentationTrainer(Trainer):
 
     Raises:
         FloatingPointError: in training, where the loss or a weight is not finite.
+        ValueError: in training, where a checkpoint to go on from holds pickled code.
         OSError: in training, where a checkpoint cannot be written.
     """
 
@@ -69,6 +71,15 @@ class SegmentationTrainer(Trainer):
                 groups, lr=self.args.learning_rate, betas=betas, eps=self.args.adam_epsilon
             )
         return self.optimizer
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
+        try:
+            return super().train(resume_from_checkpoint, **kwargs)
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                f"{resume_from_checkpoint} holds more than tensors and numbers in its optimizer.pt, scheduler.pt or "
+                f"rng_state.pth, which nothing here has written; none of it was run. {error}"
+            ) from error
 
     # ---- a step ----
 

@@ -132,7 +132,7 @@ def test_pickles_in_a_checkpoint_are_not_run_on_resume(recipe, tmp_path, ran):
         content = (checkpoint / name).read_bytes()
         torch.save(Payload(ran), checkpoint / name)
         seal(checkpoint)  # whoever wrote the file wrote its checksum, too
-        with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        with pytest.raises(ValueError, match="checkpoint-1 holds more than tensors .* Weights only load failed"):
             train.main(*train.parse([str(recipe)]))
         (checkpoint / name).write_bytes(content)
     seal(checkpoint)

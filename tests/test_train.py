@@ -113,6 +113,8 @@ def test_fewer_images_at_once_are_accumulated_to_the_same_batch(recipe):
         (["--per_device_train_batch_size", "3"], "total_batch_size 2 is not a multiple of 3 images on each of 1 proc"),
         (["--rein.rank", "3"], "rank"),
         (["--rein.num_tokens", "9"], "num_tokens is 9, but the model has 8 object queries"),
+        (["--crop", "-16"], "tiny.yaml: crop is -16; expected 1 at least"),
+        (["--max_steps", "0"], "tiny.yaml: max_steps is 0; expected 1 at least"),
         (["--train", "[/nowhere]"], "nowhere.*holds no image"),
         (["--weights", "{daat: 1}"], r"weights names \['daat'\]; expected the sources \['data'\]"),
     ],

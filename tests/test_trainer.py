@@ -338,3 +338,19 @@ def test_images_without_a_labelled_pixel_are_counted_over_interruptions(recipe, 
     )
     expected = sum(once[k]["name"] in ("1", "4") for k in range(8))
     assert expected > 1 and trainer.state.log_history[-1]["unlabelled_images"] == expected
+
+
+def test_another_number_of_processes_is_no_secret(recipe, tmp_path, straight, monkeypatch):
+    with monkeypatch.context() as patch:
+        kill(patch, SegmentationTrainer, "training_step", 4)
+        with pytest.raises(Killed):
+            run(recipe, *EVERY_STEP)
+    folder = tmp_path / "out" / "checkpoint-3"
+    for rank in (0, 1):
+        shutil.copy(folder / "rng_state.pth", folder / f"rng_state_{rank}.pth")
+    (folder / "rng_state.pth").unlink()
+    (folder / checkpoints.MANIFEST).unlink()
+    checkpoints.seal(folder)
+    with pytest.warns(UserWarning, match=r"checkpoint-3 was saved by 2 process\(es\); 1 go on, at the same sample"):
+        run(recipe, *EVERY_STEP)
+    assert (tmp_path / "out" / "adapter_model.safetensors").exists()
