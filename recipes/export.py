@@ -15,6 +15,8 @@ model's. Needs `pip install "rein-hf[export]"`, .pt2 files excepted. Everything 
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,14 +96,20 @@ def main(args: ExportArguments) -> dict[str, float]:
         sizes = [(3 * STEP, 2 * STEP), (2 * STEP, min(5 * STEP, args.largest // STEP * STEP)), (crop, crop)]
     output.parent.mkdir(parents=True, exist_ok=True)
     program = trace(graph, noise(args.batch_size, sizes[0]), args.largest if args.dynamic else None)
-    write(program, output, args.scores)
-    del program
-    run = reader(output)
-    found = [compare(expected, run, noise(args.batch_size, size)) for size in sizes]
+    # beside its place until it is known to be right
+    with tempfile.TemporaryDirectory(prefix=".", dir=output.parent) as folder:
+        unchecked = Path(folder, output.name)
+        write(program, unchecked, args.scores)
+        del program
+        run = reader(unchecked)
+        found = [compare(expected, run, noise(args.batch_size, size)) for size in sizes]
+        files = sorted(Path(folder).iterdir(), key=lambda file: file == unchecked)  # weights first, if they are apart
+        megabytes = sum(file.stat().st_size for file in files) / 1e6
+        for file in files:
+            os.replace(file, output.with_name(file.name))
     worst = {"equal_labels": min(one["equal_labels"] for one in found)}
     if args.scores:
         worst["score_difference"] = max(one["score_difference"] for one in found)
-    megabytes = sum(file.stat().st_size for file in output.parent.glob(output.name + "*")) / 1e6
     print(f"{output}: {megabytes:.0f} MB; on {sizes}: {worst}")
     return worst
 

@@ -71,6 +71,19 @@ def test_a_file_that_gives_something_else_is_refused(rein_model):
         export.compare(graph, lambda _: [(labels + 1) % 3], images)
 
 
+@pytest.mark.slow
+def test_a_file_that_is_refused_does_not_replace_a_good_one(adapter, tmp_path, monkeypatch):
+    file = tmp_path / "segmenter.pt2"
+    file.write_text("good")
+    monkeypatch.setattr(
+        export, "reader", lambda path: lambda images: [torch.zeros(images.shape[:3], dtype=torch.uint8)]
+    )
+    with pytest.raises(RuntimeError, match="does not give what the model gives"):
+        export.main(export.ExportArguments(model=adapter, output=str(file)))
+    assert file.read_text() == "good" and {path.name for path in tmp_path.iterdir()} >= {"segmenter.pt2", "adapter"}
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
