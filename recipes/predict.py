@@ -1,4 +1,4 @@
-"""Segments photos: a coloured overlay and a label map (train ids, 8 bit) per file.
+"""Segments photos: a coloured overlay and a label map (train ids, 8 bit) per file; on request what Rein does inside.
 
 python recipes/predict.py --model USER/ADAPTER --input photos/ --output_dir segmented/
 """
@@ -15,11 +15,16 @@ from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, HfArgumentParser
 
 import rein_hf
+from rein_hf.explain import rein_layers, views_of_photo
 from rein_hf.folders import IMAGE_SUFFIXES
 from rein_hf.inference import segment
 from rein_hf.labels import palette_of
-from rein_hf.pictures import overlay
+from rein_hf.pictures import explanation, overlay
 from rein_hf.reading import FORMATS
+
+
+# Of how many blocks --explain shows what Rein does: the first, the last, and others between.
+BLOCKS = 5
 
 
 @dataclass
@@ -32,6 +37,7 @@ class PredictionArguments:
     stride: int | None = field(default=None, metadata={"help": "Step between windows; default: 2/3 of the window."})
     opacity: float = field(default=0.5, metadata={"help": "Of the colours over the image, 0 to 1."})
     bf16: bool = field(default=False, metadata={"help": "Autocast to bfloat16."})
+    explain: bool = field(default=False, metadata={"help": "STEM_explain.jpg too: features, and where tokens look."})
 
 
 def main(args: PredictionArguments) -> int:
@@ -39,6 +45,11 @@ def main(args: PredictionArguments) -> int:
     accelerator = Accelerator(mixed_precision="bf16" if args.bf16 else "no")
     files = list_images(args.input)
     model = rein_hf.from_pretrained(args.model, backbone=args.backbone).to(accelerator.device)
+    if args.explain:
+        try:
+            rein_layers(model)
+        except ValueError as error:
+            raise ValueError(f"--explain true of --model {args.model}: {error}") from error
     processor = AutoImageProcessor.from_pretrained(args.model)
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -56,6 +67,10 @@ def main(args: PredictionArguments) -> int:
             label = segment(model, processor, image, args.crop, args.stride)
         Image.fromarray(label).save(output_dir / f"{file.stem}_label.png")
         overlay(image, label, palette, args.opacity).save(output_dir / f"{file.stem}_overlay.jpg", quality=92)
+        if args.explain:
+            with accelerator.autocast():
+                seen, views = views_of_photo(model, processor, image, BLOCKS)
+            explanation(seen, views).save(output_dir / f"{file.stem}_explain.jpg", quality=85)
     return unreadable
 
 

@@ -6,6 +6,7 @@ Importing the package registers Rein with peft and the pyramid backbone with tra
 
 from .backbone import ViTPyramidBackbone, ViTPyramidConfig
 from .description import Description, describe
+from .explain import BlockView, block_views
 from .heads import HEAD_MODULES
 from .image_processing import ReinImageProcessor
 from .inference import predict_labels, segment, semantic_scores, slide_inference
@@ -16,6 +17,7 @@ from .tuner import ReinConfig, ReinLayer, ReinModel, ReinQueries, ReinStages
 
 
 __all__ = [
+    "BlockView",
     "Description",
     "HEAD_MODULES",
     "MeanIoU",
@@ -29,6 +31,7 @@ __all__ = [
     "ViTPyramidConfig",
     "add_adapter",
     "add_rein",
+    "block_views",
     "build_image_processor",
     "build_segmenter",
     "colorize",

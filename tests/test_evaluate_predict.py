@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from peft import LoraConfig
 from PIL import Image
 from transformers import HfArgumentParser
 
@@ -16,7 +17,9 @@ import rein_hf
 from recipes import evaluate, predict
 from rein_hf.data import load_folder
 from rein_hf.evaluation import evaluate_domain, spread
+from rein_hf.explain import views_of_photo
 from rein_hf.labels import palette_of
+from rein_hf.pictures import explanation
 from tests.conftest import perturb
 
 
@@ -320,6 +323,34 @@ def test_a_whole_segmenter_is_read_too(build, data, tmp_path):
     found = np.asarray(Image.open(tmp_path / "out" / "b_label.png"))
     expected = rein_hf.segment(model, rein_hf.build_image_processor(), Image.open(data / "images" / "b.png"))
     assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_predict_explains(bf16, adapter, data, tmp_path):
+    arguments = {"model": adapter, "input": [str(data / "images" / "a.png")], "bf16": bf16}
+    predict.main(predict.PredictionArguments(**arguments, output_dir=str(tmp_path / "plain")))
+    assert {path.name for path in (tmp_path / "plain").iterdir()} == {"a_label.png", "a_overlay.jpg"}
+    predict.main(predict.PredictionArguments(**arguments, output_dir=str(tmp_path / "out"), explain=True))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a_label.png", "a_overlay.jpg", "a_explain.jpg"}
+    photo, model = Image.open(data / "images" / "a.png"), rein_hf.from_pretrained(adapter)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        seen, views = views_of_photo(model, rein_hf.build_image_processor(), photo, predict.BLOCKS)
+    assert len(views) == 4  # all there are
+    expected, found = explanation(seen, views), Image.open(tmp_path / "out" / "a_explain.jpg")
+    assert found.size == expected.size
+    assert np.abs(np.subtract(found, expected, dtype=float)).mean() < 8
+
+
+def test_only_rein_is_explained(build, data, tmp_path):
+    lora = rein_hf.add_adapter(build(), LoraConfig(target_modules=["q_proj"]))
+    for model, name, found in ((lora, "lora", "{'default': 'LORA'}"), (build(), "full", "none")):
+        folder = save(model, tmp_path / name)
+        arguments = {"model": folder, "input": [str(data / "images" / "a.png")], "output_dir": str(tmp_path / "out")}
+        with pytest.raises(
+            ValueError, match=rf"--explain true of --model .*{name}: expected .* found adapters {found}"
+        ):
+            predict.main(predict.PredictionArguments(**arguments, explain=True))
+    assert not (tmp_path / "out").exists()
 
 
 def test_list_images(tmp_path):

@@ -7,8 +7,9 @@ only), so the three tables that method would fill are filled here.
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
 from .config import ReinConfig, ReinPeftType
-from .layer import ReinLayer, ReinQueries
+from .layer import ReinLayer
 from .model import ReinModel
+from .queries import ReinQueries
 from .stages import ReinStages
 
 

@@ -81,15 +81,18 @@ class Factors:
         keys, values = (tuple(matrix[row] for matrix in matrices) for matrices in (self.keys, self.values))
         return replace(self, keys=keys, values=values)
 
+    def attention(self, features: torch.Tensor) -> torch.Tensor:
+        """S (..., m) of the features f (..., c) of one block: shares of the tokens, of sum 1; without a softmax
+        f @ T^T."""
+        attention = _times(features, self.keys)
+        return attention.softmax(dim=-1) if self.use_softmax else attention
+
     def refine(self, features: torch.Tensor) -> torch.Tensor:
         """The refinement delta (..., c) of the features f (..., c) of one block; new memory."""
         flat = features.flatten(0, -2)
-        attention = _times(flat, self.keys)
-        if self.use_softmax:
-            attention = attention.softmax(dim=-1)
         *first, last = self.values
         delta = nn.functional.linear(flat, self.weight, self.bias)
-        return delta.addmm_(_times(attention, first), last).view(features.shape)
+        return delta.addmm_(_times(self.attention(flat), first), last).view(features.shape)
 
 
 def _times(matrix: torch.Tensor, factors: tuple[torch.Tensor, ...] | list[torch.Tensor]) -> torch.Tensor:

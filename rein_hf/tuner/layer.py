@@ -1,4 +1,4 @@
-"""Rein's layers: a stack of blocks whose outputs are refined, and an embedding that the tokens replace.
+"""Rein's layer: a stack of blocks whose outputs are refined.
 
 Notation as in the paper: B batch, N patches, P prefix tokens, c hidden size, L refined blocks, m tokens, r rank,
 q width of the object queries.
@@ -25,7 +25,7 @@ NOT_MERGEABLE = (
 
 
 class ReinTunerLayer(BaseTunerLayer):
-    """What both kinds of layer share: one active adapter at a time, and no way to merge."""
+    """What [`ReinLayer`] and [`ReinQueries`] share: one active adapter at a time, and no way to merge."""
 
     # adapter name -> its ReinConfig; listed here so that peft deletes it with the adapter
     other_param_names = ("configs",)
@@ -231,14 +231,29 @@ class ReinLayer(nn.Module, ReinTunerLayer):
             use_softmax=config.use_softmax,
         )
 
-    def _refined_blocks(self, adapter_name: str) -> list[int] | range:
-        """The blocks that an adapter refines, in the order of its tokens."""
+    def refined_blocks(self, adapter_name: str) -> list[int] | range:
+        """The blocks that an adapter refines, counted from 0, in the order of its tokens."""
         layers = self.configs[adapter_name].layers_to_transform
         return range(len(self.base_layer)) if layers is None else layers
 
+    def attention(self, adapter_name: str, index: int, output: torch.Tensor) -> torch.Tensor:
+        """Attention S of patches to tokens (section 3.2), see [`Factors.attention`].
+
+        Args:
+            adapter_name (`str`): name of the adapter.
+            index (`int`): a block that it refines, counted from 0.
+            output (`torch.Tensor`): what the block gives Rein, (B, P + N, c) or (B, H, W, c).
+
+        Returns:
+            (B, N, m) or (B, H, W, m), in the type of the adapter's weights, under autocast too.
+        """
+        with torch.autocast(output.device.type, enabled=False):
+            factors = self.factors(adapter_name, self.refined_blocks(adapter_name).index(index))
+            return factors.attention(output[:, self.num_prefix_tokens :].to(factors.weight.dtype))
+
     def _factors_of_block(self, adapter_name: str, index: int, dtype: torch.dtype) -> Factors:
         """The factors of block `index`; without gradients out of those that the first block computed for all."""
-        blocks = self._refined_blocks(adapter_name)
+        blocks = self.refined_blocks(adapter_name)
         row = blocks.index(index)
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self.factors(adapter_name, row).to(dtype)
@@ -257,7 +272,7 @@ class ReinLayer(nn.Module, ReinTunerLayer):
     def _refine_output(self, index: int, block: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
         """Forward hook of block `index`: its output (B, P + N, c) or (B, H, W, c), with the patches refined."""
         adapter = self.adapter
-        if adapter is None or index not in self._refined_blocks(adapter):
+        if adapter is None or index not in self.refined_blocks(adapter):
             return None
         if getattr(block, "gradient_checkpointing", False) and block.training and torch.is_grad_enabled():
             # transformers checkpoints the block's forward, and hooks run outside of that
@@ -297,75 +312,6 @@ class ReinLayer(nn.Module, ReinTunerLayer):
 
     def extra_repr(self) -> str:
         return "; ".join(
-            f"{name}: {cfg.num_tokens} tokens of rank {cfg.r or 'full'} for {len(self._refined_blocks(name))} blocks"
+            f"{name}: {cfg.num_tokens} tokens of rank {cfg.r or 'full'} for {len(self.refined_blocks(name))} blocks"
             for name, cfg in self.configs.items()
         )
-
-
-class ReinQueries(nn.Module, ReinTunerLayer):
-    """
-    An embedding of object queries (m, q) whose `weight` is computed from Rein's tokens (paper section 3.3): Q for the
-    query positions, `W_F Q + b_F` for the query contents. The embedding that stood here is not used, but kept for
-    `disable_adapter` and `unload`. Mask2Former asks its embeddings of queries for nothing but `weight`.
-
-    Args:
-        base_layer (`nn.Embedding`): the learned embedding, (m, q).
-        adapter_name, config: as for [`ReinLayer`].
-        content (`bool`): whether these are the query contents.
-
-    Example:
-
-    ```py
-    >>> from torch import nn
-    >>> from rein_hf import ReinConfig, ReinLayer, ReinQueries
-
-    >>> config, blocks = ReinConfig(num_tokens=10), nn.ModuleList([nn.Linear(32, 32), nn.Linear(32, 32)])
-    >>> layer = ReinLayer(blocks, "default", config, hidden_size=32, num_prefix_tokens=1, query_dim=8)
-    >>> queries = ReinQueries(nn.Embedding(10, 8), "default", config, content=False)
-    >>> queries.link((layer,))
-    >>> bool((queries.weight == layer.object_queries("default")).all())
-    True
-
-    ```
-    """
-
-    adapter_layer_names = ("rein_query_content",)
-
-    def __init__(self, base_layer: nn.Embedding, adapter_name: str, config: ReinConfig, content: bool) -> None:
-        super().__init__()
-        self.base_layer = base_layer
-        self.content = content
-        self.configs: dict[str, ReinConfig] = {}
-        self.rein_query_content = nn.ModuleDict()
-        # in a tuple, so that the tokens stay registered in one place only
-        self._stacks: tuple[ReinLayer, ...] = ()
-        self._active_adapter = adapter_name
-        self._disable_adapters = False
-        self.update_layer(adapter_name, config)
-
-    def update_layer(self, adapter_name: str, config: ReinConfig) -> None:
-        """Add the weights of one more adapter: W_F, b_F if these are the query contents."""
-        q = self.base_layer.weight.shape[1]
-        self.configs[adapter_name] = config
-        if self.content:
-            self.rein_query_content[adapter_name] = nn.Linear(q, q)
-        self._move_adapter_to_device_of_base_layer(adapter_name)
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
-
-    def link(self, stacks: tuple[ReinLayer, ...]) -> None:
-        """Name the stacks of blocks whose tokens are the queries."""
-        self._stacks = stacks
-
-    @property
-    def weight(self) -> torch.Tensor:
-        """The object queries (m, q): from the tokens, or the learned ones where no adapter is at work."""
-        adapter = self.adapter
-        if adapter is None:
-            return self.base_layer.weight
-        queries = sum(stack.object_queries(adapter) for stack in self._stacks)
-        if self.content:
-            queries = self.rein_query_content[adapter](queries)
-        return queries.to(self.base_layer.weight.dtype)
-
-    def forward(self, indices: torch.Tensor) -> torch.Tensor:
-        return nn.functional.embedding(indices, self.weight)

@@ -10,7 +10,8 @@ from torch import nn
 
 from .architectures import ARCHITECTURES, Architecture, find_tower, how_to_add
 from .config import ReinConfig
-from .layer import NOT_MERGEABLE, ReinLayer, ReinQueries, ReinTunerLayer
+from .layer import NOT_MERGEABLE, ReinLayer, ReinTunerLayer
+from .queries import ReinQueries
 from .stages import ReinStages
 
 
