@@ -76,23 +76,28 @@ def build_model(setting: Setting, tuning: str, stock: bool = False) -> torch.nn.
 
 def features(setting: Setting, model: torch.nn.Module) -> Callable[[], object]:
     segmenter = model.get_base_model() if isinstance(model, PeftModel) else model
-    encoder = segmenter.model.pixel_level_module.encoder.eval()
+    encoder = as_loaded(segmenter).model.pixel_level_module.encoder
     return inference(setting, lambda pixels: encoder(pixels).feature_maps)
 
 
 def labels(setting: Setting, model: torch.nn.Module, width: int = 1) -> Callable[[], object]:
     """Label maps of images `width` times as wide as high, by windows."""
-    model.eval()
+    as_loaded(model)
     size = (setting.crop, width * setting.crop)
     return inference(setting, lambda pixels: predict_labels(slide_inference(model, pixels), size), width)
 
 
 def stock_labels(setting: Setting, model: torch.nn.Module) -> Callable[[], object]:
     """Label maps as transformers makes them: full masks of every decoder output, squeezed through 384x384."""
-    model.eval()
+    as_loaded(model)
     post_process = Mask2FormerImageProcessorPil().post_process_semantic_segmentation
     sizes = [(setting.crop, setting.crop)] * setting.batch
     return inference(setting, lambda pixels: post_process(model(pixel_values=pixels), target_sizes=sizes))
+
+
+def as_loaded(model: torch.nn.Module) -> torch.nn.Module:
+    """As `rein_hf.from_pretrained` gives it: some kernels are others where weights require gradients."""
+    return model.eval().requires_grad_(False)
 
 
 def inference(setting: Setting, forward: Callable[[torch.Tensor], object], width: int = 1) -> Callable[[], object]:
