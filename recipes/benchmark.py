@@ -113,7 +113,8 @@ def chosen(args: BenchmarkArguments, kind: str) -> list[str]:
 
 
 def machine(device: str) -> dict:
-    cpu = f"CPU with {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    cpu = f"CPU with {torch.backends.cpu.get_cpu_capability()}, {threads} thread{'s' * (threads > 1)}"
     return {
         "machine": torch.cuda.get_device_name() if device == "cuda" else cpu,
         "versions": {library.__name__: library.__version__ for library in (torch, transformers, peft)},
@@ -175,7 +176,9 @@ def report(results: dict) -> str:
     lines = []
     for kind, by_setting in results.items():
         for setting, found in by_setting.items():
-            lines.append(f"\n**{kind}: {setting}** ({found['run']['machine']}, {found['run']['date']})\n")
+            turns = len(next(iter(found["variants"].values()))["wall"])
+            run = f"{found['run']['machine']}, {found['run']['date']}, {turns} turns"
+            lines.append(f"\n**{kind}: {setting}** ({run})\n")
             lines.append("| variant | ms | images/s | to | ratio | ratio of CPU time | peak beyond weights, MB |")
             lines.append("|---|---|---|---|---|---|---|")
             lines += [row(name, kind, found) for name in found["variants"]]
