@@ -3,25 +3,25 @@
     python -m tests.memory_table [--vit small] [--crop 256] [--batch 2] [--rounds 3]
 
 A ViT with random weights and the paper's head. Saved bytes are what autograd keeps for the backward pass, with the
-inputs of what is checkpointed and without parameters; of a step in a process of its own, the peak of resident memory
-beyond what the model took. Times are medians of steps of all kinds in turn.
+inputs of what is checkpointed and without parameters; the peak is of resident memory, of steps in a process of their
+own, beyond what the model took. Times are medians of steps of all kinds in turn.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
 import statistics
 import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from transformers import Dinov2Config, Dinov2Model, HfArgumentParser
 
 from recipes.train import RecipeArguments, build_model
 from rein_hf.backbone import ViTPyramidBackbone
+from rein_hf.costs import growth
 
 
 SIZES = {"tiny": (32, 4, 2), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
@@ -55,7 +55,7 @@ def main(args: MemoryArguments) -> dict[str, dict[str, float]]:
             hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads, image_size=518, patch_size=14
         )
         Dinov2Model(config).save_pretrained(folder)
-        rows = {kind: {"peak": peak(folder, args, *KINDS[kind])} for kind in KINDS}
+        rows = {kind: {"peak": growth(partial(stepping, folder, args, *KINDS[kind]))} for kind in KINDS}
         models = {kind: built(folder, args, checkpointing, dtype) for kind, (_, checkpointing, dtype) in KINDS.items()}
     seconds = {kind: [] for kind in KINDS}
     for kind, (autocast, *_) in KINDS.items():
@@ -143,21 +143,8 @@ def saved(model: torch.nn.Module, args: MemoryArguments, autocast: bool) -> dict
     }
 
 
-def peak(folder: str, args: MemoryArguments, autocast: bool, checkpointing: bool, dtype: str) -> float:
-    """Peak resident bytes of a step, beyond those before it."""
-    ours, theirs = multiprocessing.get_context("fork").Pipe(duplex=False)
-
-    def measured():
-        model = built(folder, args, checkpointing, dtype)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        step(model, args, autocast)
-        theirs.send(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
-
-    process = multiprocessing.get_context("fork").Process(target=measured)
-    process.start()
-    found = ours.recv()
-    process.join()
-    return found
+def stepping(folder: str, args: MemoryArguments, autocast: bool, checkpointing: bool, dtype: str) -> partial:
+    return partial(step, built(folder, args, checkpointing, dtype), args, autocast)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,222 @@
+"""What Rein, the head and a training step cost: time, memory, and adapters on the disk.
+
+    python -m recipes.benchmark --output_dir OUT/benchmark --sizes small large --dtypes float32 bfloat16
+    python -m recipes.benchmark --output_dir OUT/benchmark --device cuda --sizes large --crops 512 1024 --batches 1 4 \
+        --dtypes bfloat16 --modes eager compile
+
+One call measures every combination of what it is given. Weights are random and nothing is downloaded. The variants of
+a setting (`recipes/benchmark_variants.py`) are run in turn, `--repeats` times, so that a busy machine slows all
+alike; a ratio is the median of those of each turn. On a CPU it is given of the processor's time as well, which a busy
+machine changes less. All samples are in `benchmark.json`, to which a later call with the same folder adds;
+`benchmark.md` and `benchmark.png` show whatever is there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import functools
+import itertools
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import peft
+import torch
+import transformers
+from peft import PeftModel
+from tqdm.auto import tqdm
+from transformers import HfArgumentParser
+
+from recipes.assess import trained_in_backbone
+from recipes.benchmark_variants import SIZES, VARIANTS, Setting, build_model
+from recipes.train import TUNINGS
+from rein_hf.costs import growth, quartiles, ratios, seconds
+from rein_hf.pictures import plot_benchmark
+from rein_hf.results import Results
+
+
+# Calls of each variant before any is timed: they compile, choose kernels and make the optimizer's moments.
+WARM_UP = 2
+
+
+@dataclasses.dataclass
+class BenchmarkArguments:
+    output_dir: str = dataclasses.field(metadata={"help": "Where benchmark.json, .md and .png go."})
+    kinds: list[str] = dataclasses.field(
+        default_factory=lambda: list(VARIANTS), metadata={"help": "Of inference, training, adapters."}
+    )
+    variants: list[str] | None = dataclasses.field(default=None, metadata={"help": "Their names; by default all."})
+    sizes: list[str] = dataclasses.field(default_factory=lambda: ["small"], metadata={"help": f"Of {list(SIZES)}."})
+    crops: list[int] = dataclasses.field(default_factory=lambda: [512], metadata={"help": "Sides in pixels."})
+    batches: list[int] = dataclasses.field(default_factory=lambda: [1], metadata={"help": "Images at once."})
+    dtypes: list[str] = dataclasses.field(
+        default_factory=lambda: ["float32"], metadata={"help": "Of float32, and bfloat16 by autocast."}
+    )
+    modes: list[str] = dataclasses.field(default_factory=lambda: ["eager"], metadata={"help": "Of eager, compile."})
+    device: str = dataclasses.field(default="cpu", metadata={"help": "cpu or cuda."})
+    threads: int | None = dataclasses.field(default=None, metadata={"help": "Of the CPU; as torch has it by default."})
+    repeats: int = dataclasses.field(default=7, metadata={"help": "Turns of all variants, 5 at least."})
+
+
+def main(args: BenchmarkArguments) -> dict:
+    """All that `benchmark.json` holds."""
+    check(args)
+    transformers.logging.set_verbosity_error()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    output_dir = Path(args.output_dir)
+    results = Results(output_dir / "benchmark.json", resume=True)
+    plan = [(kind, setting) for kind in args.kinds for setting in settings(args, kind)]
+    with tqdm(total=sum(len(chosen(args, kind)) * (args.repeats + 1) for kind, _ in plan)) as bar:
+        for kind, setting in plan:
+            found = measure(kind, setting, chosen(args, kind), args.repeats, bar)
+            results.put({str(setting): {"run": machine(args.device), "batch": setting.batch, **found}}, kind)
+            text = report(results.values)
+            (output_dir / "benchmark.md").write_text(text + "\n")
+            plot_benchmark(panels(results.values), output_dir / "benchmark.png")
+    print(text)
+    return results.values
+
+
+def check(args: BenchmarkArguments) -> None:
+    """
+    Raises:
+        ValueError: an argument is not among those that can be measured.
+    """
+    known = {"kinds": VARIANTS, "sizes": SIZES, "dtypes": ["float32", "bfloat16"], "modes": ["eager", "compile"]}
+    for name, values in known.items():
+        if not getattr(args, name) or not set(getattr(args, name)) <= set(values):
+            raise ValueError(f"{name} is {getattr(args, name)}; expected some of {list(values)}.")
+    unknown = set(args.variants or []) - {name for variants in VARIANTS.values() for name in variants}
+    if unknown or not all(chosen(args, kind) for kind in args.kinds):
+        known = {kind: list(VARIANTS[kind]) for kind in args.kinds}
+        raise ValueError(f"variants is {args.variants}; expected, of each kind, some of {known}.")
+    if args.device not in ("cpu", "cuda") or args.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {args.device!r}; expected cpu{' or cuda' * torch.cuda.is_available()}.")
+    if args.repeats < 5:
+        raise ValueError(f"repeats is {args.repeats}; expected at least 5: fewer have no quartiles worth the name.")
+
+
+def settings(args: BenchmarkArguments, kind: str) -> list[Setting]:
+    if kind == "adapters":  # files and switches, of which neither images nor arithmetic are a part
+        return [Setting(size, args.crops[0], 1, "float32", "eager", args.device) for size in args.sizes]
+    combinations = itertools.product(args.sizes, args.crops, args.batches, args.dtypes, args.modes)
+    return [Setting(*one, args.device) for one in combinations]
+
+
+def chosen(args: BenchmarkArguments, kind: str) -> list[str]:
+    """Names of the variants of a kind that are asked for."""
+    return [name for name in VARIANTS[kind] if args.variants is None or name in args.variants]
+
+
+def machine(device: str) -> dict:
+    threads = torch.get_num_threads()
+    cpu = f"CPU with {torch.backends.cpu.get_cpu_capability()}, {threads} thread{'s' * (threads > 1)}"
+    return {
+        "machine": torch.cuda.get_device_name() if device == "cuda" else cpu,
+        "versions": {library.__name__: library.__version__ for library in (torch, transformers, peft)},
+        "date": datetime.date.today().isoformat(),
+        "command": shlex.join(["python", *sys.argv]),
+    }
+
+
+def measure(kind: str, setting: Setting, names: list[str], repeats: int, bar: tqdm) -> dict:
+    """Samples of all variants in turn, `wall` and `cpu` seconds; peak memory; what each tuning leaves on the disk."""
+    build = functools.cache(functools.partial(build_model, setting))
+    runs, found = {}, {}
+    for name in names:
+        bar.set_description(f"{setting}: {name}")
+        variant = VARIANTS[kind][name]
+        found[name] = {"over": variant.over, "wall": [], "cpu": [], "peak": peak(kind, name, setting)}
+        runs[name] = variant.make(setting, build)
+        for _ in range(WARM_UP):
+            runs[name]()
+        bar.update()
+    for _ in range(repeats):
+        for name, run in runs.items():
+            for clock, value in seconds(run, setting.device).items():
+                found[name][clock].append(value)
+            bar.update()
+    if kind != "adapters":
+        return {"variants": found}
+    return {"variants": found, "tunings": {name: footprint(build_model(setting, name)) for name in TUNINGS}}
+
+
+def peak(kind: str, name: str, setting: Setting) -> int | None:
+    """Most bytes that a variant takes beyond its weights, in a process of its own; `None` where it is not measured: of
+    adapters' files, and compiled on a CPU, where the compiler takes more."""
+    if kind == "adapters" or (setting.device, setting.mode) == ("cpu", "compile"):
+        return None
+    return growth(functools.partial(made_alone, kind, name, setting), setting.device)
+
+
+def made_alone(kind: str, name: str, setting: Setting) -> Callable[[], object]:
+    return VARIANTS[kind][name].make(setting, functools.partial(build_model, setting))
+
+
+def footprint(model: torch.nn.Module) -> dict[str, int]:
+    """Trained parameters, of them in the backbone, and bytes of what is saved: of an adapter itself and the head, of
+    other models everything."""
+    arguments = {"save_embedding_layers": False} if isinstance(model, PeftModel) else {}
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder, **arguments)
+        saved = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
+    return {
+        "trained": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        "in the backbone": trained_in_backbone(model),
+        "saved": saved,
+    }
+
+
+def report(results: dict) -> str:
+    """Everything measured, as markdown: medians, and the quartiles in brackets."""
+    lines = []
+    for kind, by_setting in results.items():
+        for setting, found in by_setting.items():
+            turns = len(next(iter(found["variants"].values()))["wall"])
+            run = f"{found['run']['machine']}, {found['run']['date']}, {turns} turns"
+            lines.append(f"\n**{kind}: {setting}** ({run})\n")
+            lines.append("| variant | ms | images/s | to | ratio | ratio of CPU time | peak beyond weights, MB |")
+            lines.append("|---|---|---|---|---|---|---|")
+            lines += [row(name, kind, found) for name in found["variants"]]
+            if "tunings" in found:
+                lines.append("\n| tuning | trained | of it in the backbone | saved, MB |\n|---|---|---|---|")
+            for name, cost in found.get("tunings", {}).items():
+                lines.append(
+                    f"| {name} | {cost['trained']:,} | {cost['in the backbone']:,} | {cost['saved'] / 1e6:.1f} |"
+                )
+    return "\n".join(lines).strip()
+
+
+def row(name: str, kind: str, found: dict) -> str:
+    variant = found["variants"][name]
+    other = found["variants"].get(variant["over"])
+    first, median, last = (1000 * value for value in quartiles(variant["wall"]))
+    cells = [name, f"{median:.1f} ({first:.1f} - {last:.1f})"]
+    cells.append("" if kind == "adapters" else f"{found['batch'] / median * 1000:.3g}")
+    cells.append(variant["over"] if other else "")
+    for clock in ("wall", "cpu"):
+        compared = other and variant[clock]  # a GPU has no time of the CPU
+        low, middle, high = quartiles(ratios(variant[clock], other[clock])) if compared else (0, 0, 0)
+        cells.append(f"{middle:.2f} ({low:.2f} - {high:.2f})" if compared else "")
+    cells.append("" if variant["peak"] is None else f"{variant['peak'] / 1e6:.0f}")
+    return f"| {' | '.join(cells)} |"
+
+
+def panels(results: dict) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """What [`plot_benchmark`] draws: quartiles in milliseconds."""
+    return {
+        f"{kind}: {setting}": {
+            name: tuple(1000 * value for value in quartiles(variant["wall"]))
+            for name, variant in found["variants"].items()
+        }
+        for kind, by_setting in results.items()
+        for setting, found in by_setting.items()
+    }
+
+
+if __name__ == "__main__":
+    main(*HfArgumentParser(BenchmarkArguments).parse_args_into_dataclasses())

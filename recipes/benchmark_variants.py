@@ -1,0 +1,183 @@
+"""What `recipes/benchmark.py` measures: models with random weights, and what is done with them."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from peft import LoraConfig, PeftModel
+from torch.nn import functional as F
+from transformers import Dinov2Config, Mask2FormerConfig, Mask2FormerForUniversalSegmentation
+from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
+
+from recipes.train import LORA
+from rein_hf import ViTPyramidConfig, add_adapter, add_rein, slide_inference
+from rein_hf.criterion import ReinCriterion
+from rein_hf.head import lighten
+from rein_hf.inference import predict_labels
+from rein_hf.optim import param_groups
+
+
+# Hidden size, blocks and attention heads of DINOv2.
+SIZES = {"small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
+
+
+class Setting(NamedTuple):
+    size: str
+    crop: int
+    batch: int
+    dtype: str
+    mode: str
+    device: str
+
+    def __str__(self) -> str:
+        size, crop, batch, dtype, mode, device = self
+        return f"ViT-{size}, {crop}x{crop}, batch {batch}, {dtype}, {mode}, {device}"
+
+
+class Variant(NamedTuple):
+    """`make(setting, build)` returns what is timed; `build(tuning, stock)` a model of the setting, which variants may
+    share. `over` names the variant to whose time this one's is compared."""
+
+    make: Callable[[Setting, Callable], Callable[[], object]]
+    over: str | None = None
+
+
+def build_model(setting: Setting, tuning: str, stock: bool = False) -> torch.nn.Module:
+    """The paper's segmenter with random weights, tuned as in `recipes/train.py`; with transformers' head and loss if
+    `stock`."""
+    torch.manual_seed(0)
+    width, depth, heads = SIZES[setting.size]
+    vit = Dinov2Config(
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+        patch_size=16,
+        image_size=setting.crop,
+    )
+    backbone = ViTPyramidConfig(backbone_config=vit)
+    model = Mask2FormerForUniversalSegmentation(
+        Mask2FormerConfig(backbone_config=backbone, num_labels=19, num_queries=100)
+    )
+    if not stock:
+        model.criterion = ReinCriterion(model.config, model.weight_dict)
+        lighten(model)
+    if tuning == "rein":
+        model = add_rein(model)
+    elif tuning == "lora":
+        model = add_adapter(model, LoraConfig(**LORA))
+    else:
+        model.model.pixel_level_module.encoder.requires_grad_(tuning == "full")
+    return model.to(setting.device)
+
+
+def features(setting: Setting, model: torch.nn.Module) -> Callable[[], object]:
+    segmenter = model.get_base_model() if isinstance(model, PeftModel) else model
+    encoder = as_loaded(segmenter).model.pixel_level_module.encoder
+    return inference(setting, lambda pixels: encoder(pixels).feature_maps)
+
+
+def labels(setting: Setting, model: torch.nn.Module, width: int = 1) -> Callable[[], object]:
+    """Label maps of images `width` times as wide as high, by windows."""
+    as_loaded(model)
+    size = (setting.crop, width * setting.crop)
+    return inference(setting, lambda pixels: predict_labels(slide_inference(model, pixels), size), width)
+
+
+def stock_labels(setting: Setting, model: torch.nn.Module) -> Callable[[], object]:
+    """Label maps as transformers makes them: full masks of every decoder output, squeezed through 384x384."""
+    as_loaded(model)
+    post_process = Mask2FormerImageProcessorPil().post_process_semantic_segmentation
+    sizes = [(setting.crop, setting.crop)] * setting.batch
+    return inference(setting, lambda pixels: post_process(model(pixel_values=pixels), target_sizes=sizes))
+
+
+def as_loaded(model: torch.nn.Module) -> torch.nn.Module:
+    """As `rein_hf.from_pretrained` gives it: some kernels are others where weights require gradients."""
+    return model.eval().requires_grad_(False)
+
+
+def inference(setting: Setting, forward: Callable[[torch.Tensor], object], width: int = 1) -> Callable[[], object]:
+    pixels = torch.randn(setting.batch, 3, setting.crop, width * setting.crop, device=setting.device)
+    forward = torch.compile(forward) if setting.mode == "compile" else forward
+
+    @torch.no_grad()
+    def run():
+        with torch.autocast(setting.device, torch.bfloat16, enabled=setting.dtype == "bfloat16"):
+            return forward(pixels)
+
+    return run
+
+
+def training(setting: Setting, model: torch.nn.Module) -> Callable[[], object]:
+    """Forward, loss, backward, AdamW, on images of about ten classes."""
+    model.train()
+    optimizer = torch.optim.AdamW(param_groups(model, lr=1e-4, weight_decay=0.05))
+    blobs = torch.randint(0, 10, (setting.batch, 1, 16, 16)).float()
+    maps = F.interpolate(blobs, size=setting.crop)[:, 0].long()
+    classes = [map.unique() for map in maps]
+    masks = [(map == present[:, None, None]).float() for map, present in zip(maps, classes, strict=True)]
+    batch = {
+        "pixel_values": torch.randn(setting.batch, 3, setting.crop, setting.crop, device=setting.device),
+        "mask_labels": [mask.to(setting.device) for mask in masks],
+        "class_labels": [present.to(setting.device) for present in classes],
+    }
+    forward = torch.compile(model) if setting.mode == "compile" else model
+
+    def run():
+        with torch.autocast(setting.device, torch.bfloat16, enabled=setting.dtype == "bfloat16"):
+            loss = forward(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return run
+
+
+def loading(setting: Setting, model: PeftModel) -> Callable[[], object]:
+    """Reads another adapter, head included, from a file that the system has in its memory already."""
+    folder, numbers = tempfile.TemporaryDirectory(), itertools.count()
+    model.save_pretrained(folder.name, save_embedding_layers=False)
+    return lambda: model.load_adapter(folder.name, f"loaded{next(numbers)}")
+
+
+def switching(setting: Setting, model: PeftModel) -> Callable[[], object]:
+    model.add_adapter("other", model.peft_config["default"])
+    names = itertools.cycle(["other", "default"])
+    return lambda: model.set_adapter(next(names))
+
+
+VARIANTS: dict[str, dict[str, Variant]] = {
+    "inference": {
+        "backbone": Variant(lambda setting, build: features(setting, build("frozen"))),
+        "backbone + Rein": Variant(lambda setting, build: features(setting, build("rein")), over="backbone"),
+        "backbone + LoRA": Variant(lambda setting, build: features(setting, build("lora")), over="backbone"),
+        "Rein and head": Variant(lambda setting, build: labels(setting, build("rein"))),
+        "Rein and stock head": Variant(
+            lambda setting, build: stock_labels(setting, build("rein", stock=True)), over="Rein and head"
+        ),
+        "Rein and head, image of 2:1": Variant(
+            lambda setting, build: labels(setting, build("rein"), width=2), over="Rein and head"
+        ),
+    },
+    "training": {
+        "frozen": Variant(lambda setting, build: training(setting, build("frozen"))),
+        "Rein": Variant(lambda setting, build: training(setting, build("rein")), over="frozen"),
+        "LoRA": Variant(lambda setting, build: training(setting, build("lora")), over="frozen"),
+        "full": Variant(lambda setting, build: training(setting, build("full")), over="frozen"),
+        "Rein, stock head and loss": Variant(
+            lambda setting, build: training(setting, build("rein", stock=True)), over="Rein"
+        ),
+    },
+    "adapters": {
+        "load Rein": Variant(lambda setting, build: loading(setting, build_model(setting, "rein"))),
+        "load LoRA": Variant(lambda setting, build: loading(setting, build_model(setting, "lora")), over="load Rein"),
+        "switch Rein": Variant(lambda setting, build: switching(setting, build_model(setting, "rein"))),
+        "switch LoRA": Variant(
+            lambda setting, build: switching(setting, build_model(setting, "lora")), over="switch Rein"
+        ),
+    },
+}
