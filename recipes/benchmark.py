@@ -17,6 +17,7 @@ import dataclasses
 import datetime
 import functools
 import itertools
+import math
 import shlex
 import sys
 import tempfile
@@ -31,9 +32,9 @@ from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
 from recipes.assess import trained_in_backbone
+from recipes.benchmark_costs import growth, quartiles, ratios, seconds
 from recipes.benchmark_variants import SIZES, VARIANTS, Setting, build_model
 from recipes.train import TUNINGS
-from rein_hf.costs import growth, quartiles, ratios, seconds
 from rein_hf.pictures import plot_benchmark
 from rein_hf.results import Results
 
@@ -202,7 +203,8 @@ def row(name: str, kind: str, found: dict) -> str:
         compared = other and variant[clock]  # a GPU has no time of the CPU
         low, middle, high = quartiles(ratios(variant[clock], other[clock])) if compared else (0, 0, 0)
         cells.append(f"{middle:.2f} ({low:.2f} - {high:.2f})" if compared else "")
-    cells.append("" if variant["peak"] is None else f"{variant['peak'] / 1e6:.0f}")
+    measured = variant["peak"] is not None and not math.isnan(variant["peak"])  # nan: read from the file again
+    cells.append(f"{variant['peak'] / 1e6:.0f}" if measured else "")
     return f"| {' | '.join(cells)} |"
 
 

@@ -16,8 +16,8 @@ from transformers.models.mask2former.image_processing_pil_mask2former import Mas
 from recipes.train import LORA
 from rein_hf import ViTPyramidConfig, add_adapter, add_rein, slide_inference
 from rein_hf.criterion import ReinCriterion
-from rein_hf.head import lighten
 from rein_hf.inference import predict_labels
+from rein_hf.mask2former import lighten
 from rein_hf.optim import param_groups
 
 

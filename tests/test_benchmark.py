@@ -12,7 +12,7 @@ from recipes import benchmark
 from recipes.benchmark_variants import SIZES, VARIANTS, Setting, build_model
 from rein_hf import costs
 from rein_hf.criterion import ReinCriterion
-from rein_hf.head import REPLACED
+from rein_hf.mask2former import REPLACED
 from rein_hf.pictures import plot_benchmark
 
 
