@@ -9,8 +9,8 @@ from PIL import Image
 from transformers import HfArgumentParser
 
 from recipes import benchmark
+from recipes import benchmark_costs as costs
 from recipes.benchmark_variants import SIZES, VARIANTS, Setting, build_model
-from rein_hf import costs
 from rein_hf.criterion import ReinCriterion
 from rein_hf.mask2former import REPLACED
 from rein_hf.pictures import plot_benchmark
