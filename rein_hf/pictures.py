@@ -252,21 +252,23 @@ def plot_assessment(points: Sequence[Mapping], label: str, path: Path) -> None:
 
 def plot_benchmark(panels: Mapping[str, Mapping[str, tuple[float, float, float]]], path: Path) -> None:
     """Bars of medians with their quartiles, `panels[title][name]` in milliseconds (first quartile, median, third), one
-    small plot per title, written to `path`."""
+    small plot per title, written to `path`; a name has one colour in all of them."""
     from matplotlib.figure import Figure
 
+    names = list(dict.fromkeys(name for bars in panels.values() for name in bars))
     heights = [len(bars) + 1.5 for bars in panels.values()]
     figure = Figure(figsize=(8, 0.32 * sum(heights)), layout="constrained")
     grid = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
     for axes, (title, bars) in zip(grid, panels.items(), strict=True):
         firsts, medians, lasts = np.transpose(list(bars.values()))
         spans = [medians - firsts, lasts - medians]
-        axes.barh(list(bars), medians, xerr=spans, color=[f"C{index}" for index in range(len(bars))], capsize=3)
+        axes.barh(list(bars), medians, xerr=spans, color=[f"C{names.index(name)}" for name in bars], capsize=3)
         for index, (median, last) in enumerate(zip(medians, lasts, strict=True)):
-            axes.annotate(f"{median:.4g}", (last, index), (4, 0), textcoords="offset points", va="center", fontsize=8)
+            text = f"{median:,.0f}" if median >= 100 else f"{median:.3g}"
+            axes.annotate(text, (last, index), (4, 0), textcoords="offset points", va="center", fontsize=8)
         axes.set_title(f"{title}, ms", fontsize=9, loc="left")
         axes.invert_yaxis()
-        axes.margins(x=0.1)
+        axes.margins(x=0.15)
         axes.tick_params(labelsize=8)
         axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=110)
