@@ -48,7 +48,19 @@ class MaskPredictor(Mask2FormerMaskPredictor):
         return super().forward(outputs, fitting, attention_mask_target_size)
 
 
+class CrossAttention(nn.MultiheadAttention):
+    """The decoder's attention to the maps; a subclass because these lie there channel after channel, and without
+    gradients a bfloat16 projection of such a tensor on a CPU copies its weight once per token."""
+
+    def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **kwargs):
+        """As the stock one: query (m, B, q), key and value (N, B, q)."""
+        if not torch.is_grad_enabled():
+            key, value = key.contiguous(), value.contiguous()
+        return super().forward(query, key, value, **kwargs)
+
+
 REPLACED = {
+    nn.MultiheadAttention: CrossAttention,
     Mask2FormerPixelDecoder: PixelDecoder,
     Mask2FormerPixelDecoderEncoderOnly: PixelDecoderEncoder,
     Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention: DeformableAttention,
