@@ -1,6 +1,6 @@
 """The paper's comparison in one command: every backbone, tuned in every way, with every seed, on every target.
 
-    python recipes/assess.py --assessment recipes/assessments/streets.yaml --output_dir OUT/assess
+    python -m recipes.assess --assessment recipes/assessments/streets.yaml --output_dir OUT/assess
 
 A cell is one training run of `recipes/train.py` and its evaluation. Its numbers go to `OUTPUT_DIR/cells/NAME.json`;
 after each the table (`table.md`) and the figure (`figure.png`: mIoU over the parameters trained in the backbone) are
