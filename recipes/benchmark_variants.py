@@ -8,17 +8,17 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import PeftModel
 from torch.nn import functional as F
 from transformers import Dinov2Config, Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 
-from recipes.train import LORA
-from rein_hf import ViTPyramidConfig, add_adapter, add_rein, slide_inference
-from rein_hf.criterion import ReinCriterion
+from recipes.train import RecipeArguments, tune
+from rein_hf import ViTPyramidConfig, slide_inference
+from rein_hf.backbone import backbone_of
 from rein_hf.inference import predict_labels
-from rein_hf.mask2former import lighten
 from rein_hf.optim import param_groups
+from rein_hf.segmenter import finished
 
 
 # Hidden size, blocks and attention heads of DINOv2.
@@ -63,20 +63,12 @@ def build_model(setting: Setting, tuning: str, stock: bool = False) -> torch.nn.
         Mask2FormerConfig(backbone_config=backbone, num_labels=19, num_queries=100)
     )
     if not stock:
-        model.criterion = ReinCriterion(model.config, model.weight_dict)
-        lighten(model)
-    if tuning == "rein":
-        model = add_rein(model)
-    elif tuning == "lora":
-        model = add_adapter(model, LoraConfig(**LORA))
-    else:
-        model.model.pixel_level_module.encoder.requires_grad_(tuning == "full")
-    return model.to(setting.device)
+        model = finished(model)
+    return tune(model, RecipeArguments(backbone="", train=[], tuning=tuning)).to(setting.device)
 
 
 def features(setting: Setting, model: torch.nn.Module) -> Callable[[], object]:
-    segmenter = model.get_base_model() if isinstance(model, PeftModel) else model
-    encoder = as_loaded(segmenter).model.pixel_level_module.encoder
+    encoder = backbone_of(as_loaded(model))
     return inference(setting, lambda pixels: encoder(pixels).feature_maps)
 
 

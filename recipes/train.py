@@ -144,6 +144,11 @@ def build_model(recipe: RecipeArguments, id2label: dict[int, str]) -> torch.nn.M
     )
     if recipe.backbone_dtype != "float32":
         narrow(backbone_of(model), recipe)
+    return tune(model, recipe)
+
+
+def tune(model: torch.nn.Module, recipe: RecipeArguments) -> torch.nn.Module:
+    """The segmenter with the recipe's tuning of its backbone, and the head trainable."""
     if recipe.tuning == "rein":
         return add_rein(model, ReinConfig(**{"num_tokens": recipe.num_queries, **(recipe.rein or {})}))
     if recipe.tuning == "lora":

@@ -178,9 +178,10 @@ class ViTPyramidBackbone(BackboneMixin, ViTPyramidPreTrainedModel):
                 f"pixel_values is {height}x{width} pixels; expected sides that are multiples of the patch size "
                 f"{patch}, {2 * patch} at least. Pad the images, as rein_hf.slide_inference does."
             )
-        multiple = self.architecture.multiple or patch
         # not all architectures take images of another type than their weights'
-        pixel_values = F.pad(pixel_values.to(self.vit.dtype), (0, -width % multiple, 0, -height % multiple))
+        pixel_values = pixel_values.to(self.vit.dtype)
+        if multiple := self.architecture.multiple:
+            pixel_values = F.pad(pixel_values, (0, -width % multiple, 0, -height % multiple))
         output = self.vit(pixel_values, output_hidden_states=self.out_indices, **self.architecture.arguments)
         maps = []
         for index, scale in zip(self.out_indices, SCALES, strict=True):

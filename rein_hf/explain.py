@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from .backbone import ViTPyramidBackbone
+from .backbone import backbone_of
 from .tuner import ReinLayer
 
 
@@ -170,8 +170,7 @@ def views_of_photo(
     size = tuple(max(round(side * factor / multiple), 2) * multiple for side in image.size)
     seen = image.convert("RGB").resize(size, Image.Resampling.BILINEAR)
     pixel_values = processor(seen, return_tensors="pt")["pixel_values"].to(model.device)
-    backbone = next(module for module in model.modules() if isinstance(module, ViTPyramidBackbone))
-    return seen, block_views(backbone, pixel_values, count)
+    return seen, block_views(backbone_of(model), pixel_values, count)
 
 
 def _keep(seen: list[torch.Tensor], block: nn.Module, args: tuple, output: torch.Tensor) -> None:

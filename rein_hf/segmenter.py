@@ -180,7 +180,7 @@ def from_pretrained(
             )
         head = head_of(values.get("model_type"), f"{pretrained}: model_type in config.json")
         model = head.model.from_pretrained(pretrained, revision=revision, **placement, **hub)
-        return _finished(model).eval()
+        return finished(model).eval()
     with naming(pretrained):
         return _around_adapter(pretrained, folder, backbone, placement, hub)
 
@@ -251,10 +251,10 @@ def _assemble(
         raise ValueError(f"{pretrained} does not fill the backbone; missing, unexpected or misshapen: {wrong}.")
     # becomes the adapter's base_model_name_or_path, and the base model on its card
     model.name_or_path = model.config.name_or_path = str(pretrained)
-    return _finished(model)
+    return finished(model)
 
 
-def _finished(model: PreTrainedModel) -> PreTrainedModel:
+def finished(model: PreTrainedModel) -> PreTrainedModel:
     """A Mask2Former with the paper's loss and the lighter modules; others as they are."""
     if isinstance(model, Mask2FormerForUniversalSegmentation):
         criterion = ReinCriterion(model.config, model.weight_dict)

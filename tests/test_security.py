@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from accelerate.state import AcceleratorState
 from peft import PeftModel
 from PIL import EpsImagePlugin, Image
@@ -25,6 +24,7 @@ from rein_hf import checkpoints
 from rein_hf.card import read_facts
 from rein_hf.data import load_folder
 from tests.conftest import HEAD
+from tests.runs import write_recipe
 
 
 class Payload:
@@ -57,25 +57,10 @@ def data(tmp_path) -> Path:
 
 
 @pytest.fixture
-def recipe(vit_folder, data, tmp_path) -> Path:
+def recipe(vit_folder, tmp_path) -> Path:
     """A recipe of two steps that saves after each."""
-    values = {
-        "backbone": vit_folder,
-        "train": [str(data)],
-        "crop": 64,
-        "num_queries": 8,
-        "head": HEAD,
-        "rein": {"r": 4},
-        "max_steps": 2,
-        "total_batch_size": 1,
-        "save_steps": 1,
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "output_dir": str(tmp_path / "out"),
-    }
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(values))
-    return path
+    values = {"max_steps": 2, "total_batch_size": 1, "save_steps": 1, "output_dir": str(tmp_path / "out")}
+    return write_recipe(tmp_path / "run", vit_folder, **values).rename(tmp_path / "recipe.yaml")
 
 
 # Pickles; those handed to the converter are in test_convert_rein_to_hf.py
