@@ -1,4 +1,5 @@
-"""What test_processes.py runs as two processes: `torchrun --nproc_per_node 2 -m tests.processes RECIPE FOLDER`."""
+"""What test_processes.py runs as two processes, `torchrun --nproc_per_node 2 -m tests.processes KIND RECIPE FOLDER`.
+KIND is ddp or fsdp2."""
 
 from __future__ import annotations
 
@@ -142,18 +143,20 @@ def fsdp2():
         yield
 
 
-def main(recipe: Path, folder: Path) -> None:
+def ddp(recipe: Path, folder: Path) -> None:
     trainer = trained(recipe, folder / "ddp")
-    found = {"confusion": confusion(trainer)}
-    rank = trainer.args.process_index
+    rank, found = trainer.args.process_index, {"confusion": confusion(trainer)}
+    save_file(found, folder / f"found-{rank}.safetensors")
     interrupted(recipe, folder / "ddp-interrupted")
     (folder / f"said-{rank}.txt").write_text(non_finite(recipe, folder / "poisoned"))
+
+
+def sharded(recipe: Path, folder: Path) -> None:
     with fsdp2():
         trainer = trained(recipe, folder / "fsdp2")
+        assert trainer.is_fsdp_enabled and any(isinstance(p, DTensor) for p in trainer.model.parameters())
         interrupted(recipe, folder / "fsdp2-interrupted")
-    assert trainer.is_fsdp_enabled and any(isinstance(p, DTensor) for p in trainer.model.parameters())
-    save_file(found, folder / f"found-{rank}.safetensors")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    {"ddp": ddp, "fsdp2": sharded}[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))

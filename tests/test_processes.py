@@ -6,6 +6,7 @@ at 1e-3: at 1e-8 its first steps are the sign of a gradient, also of one that is
 """
 
 import os
+import re
 import subprocess
 import sys
 
@@ -43,17 +44,30 @@ def whole(recipe, folder):
     return trained(recipe, folder / "whole")
 
 
-@pytest.fixture(scope="module")
-def processes(recipe, folder):
-    """The folder that two processes have filled."""
+def two_processes(kind, recipe, folder):
+    """The folder, filled by both."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    subprocess.run(
-        [*command, "-m", "tests.processes", str(recipe), str(folder)],
+    ran = subprocess.run(
+        [*command, "-m", "tests.processes", kind, str(recipe), str(folder)],
         env={**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"},
-        check=True,
+        capture_output=True,
+        text=True,
         timeout=300,
     )
+    if ran.returncode:  # said here, since output of a fixture is folded away: without progress bars
+        said = [line for line in re.split(r"[\r\n]+", ran.stdout[-2000:] + ran.stderr) if "it/s]" not in line]
+        pytest.fail(f"{kind}: two processes ended with {ran.returncode}\n" + "\n".join(said[-120:]), pytrace=False)
     return folder
+
+
+@pytest.fixture(scope="module")
+def ddp(recipe, folder):
+    return two_processes("ddp", recipe, folder)
+
+
+@pytest.fixture(scope="module")
+def fsdp2(recipe, folder):
+    return two_processes("fsdp2", recipe, folder)
 
 
 def assert_same_run(folder, other):
@@ -75,41 +89,42 @@ def test_micro_batches_are_the_whole_batch(recipe, folder, whole):
     assert_same_run(folder, folder / "accumulated")
 
 
-def test_two_processes_are_one(processes, whole):
-    assert_same_run(processes, processes / "ddp")
+def test_two_processes_are_one(ddp, folder, whole):
+    assert_same_run(folder, folder / "ddp")
 
 
-def test_two_processes_count_what_one_does(processes, whole):
+def test_two_processes_count_what_one_does(ddp, folder, whole):
     expected = confusion(whole)
-    trainer_of_two = load_file(processes / "found-0.safetensors")["confusion"]
-    assert torch.equal(trainer_of_two, load_file(processes / "found-1.safetensors")["confusion"])
+    trainer_of_two = load_file(folder / "found-0.safetensors")["confusion"]
+    assert torch.equal(trainer_of_two, load_file(folder / "found-1.safetensors")["confusion"])
     assert trainer_of_two.sum() == expected.sum() > 0
     # the same weights, bit for bit, in one process
-    model = rein_hf.from_pretrained(processes / "ddp")
+    model = rein_hf.from_pretrained(folder / "ddp")
     whole.model.load_state_dict(model.state_dict())
     assert torch.equal(confusion(whole), trainer_of_two)
 
 
-def test_shards_are_one_model(processes, whole):
+def test_shards_are_one_model(fsdp2, ddp, folder, whole):
     """FSDP2; what it saves is whole and loads without it."""
-    assert_same_run(processes, processes / "fsdp2")
-    assert {name: t.shape for name, t in weights(processes / "fsdp2").items()} == {
-        name: t.shape for name, t in weights(processes / "ddp").items()
+    assert_same_run(folder, folder / "fsdp2")
+    assert {name: t.shape for name, t in weights(folder / "fsdp2").items()} == {
+        name: t.shape for name, t in weights(folder / "ddp").items()
     }
     pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        sharded, plain = (rein_hf.from_pretrained(processes / kind)(pixels) for kind in ("fsdp2", "ddp"))
+        sharded, plain = (rein_hf.from_pretrained(folder / kind)(pixels) for kind in ("fsdp2", "ddp"))
     torch.testing.assert_close(sharded.masks_queries_logits, plain.masks_queries_logits, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
-def test_two_processes_go_on_to_the_same_weights(processes, kind):
-    assert equal(processes / f"{kind}-interrupted", processes / f"{kind}-interrupted-straight")
+def test_two_processes_go_on_to_the_same_weights(request, folder, kind):
+    request.getfixturevalue(kind)
+    assert equal(folder / f"{kind}-interrupted", folder / f"{kind}-interrupted-straight")
 
 
-def test_all_processes_stop_at_a_loss_that_is_not_finite_in_one(processes):
-    said = [(processes / f"said-{rank}.txt").read_text() for rank in (0, 1)]
+def test_all_processes_stop_at_a_loss_that_is_not_finite_in_one(ddp, folder):
+    said = [(folder / f"said-{rank}.txt").read_text() for rank in (0, 1)]
     assert said[0] == said[1] and "The loss of step 3 is nan for data/" in said[0] and "(batch-1-0.safe" in said[0]
-    saved = processes / "poisoned" / "non-finite-loss-3"
+    saved = folder / "poisoned" / "non-finite-loss-3"
     assert rein_hf.checkpoints.damage(saved) is None and (saved / "batch-1-0.safetensors").is_file()
-    assert not (saved / "batch-0-0.safetensors").exists() and equal(saved, processes / "poisoned" / "checkpoint-2")
+    assert not (saved / "batch-0-0.safetensors").exists() and equal(saved, folder / "poisoned" / "checkpoint-2")
