@@ -189,7 +189,8 @@ class ViTPyramidBackbone(BackboneMixin, ViTPyramidPreTrainedModel):
             if self.architecture.grid:
                 map = map.permute(0, 3, 1, 2)
             else:
-                map = map[:, self.prefix :].transpose(1, 2).unflatten(2, (height // patch, width // patch))
+                # in this order torch sees, of a single image too, that a pixel's channels lie together
+                map = map[:, self.prefix :].unflatten(1, (height // patch, width // patch)).permute(0, 3, 1, 2)
             if self.in_stages:
                 map = map[..., : int(height / patch * scale), : int(width / patch * scale)]
             else:

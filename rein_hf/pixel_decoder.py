@@ -2,9 +2,9 @@
 results, to rounding.
 
 What differs from transformers' modules:
-- deformable attention weighs rows of the values directly; transformers samples a map for every point, and stacks,
-  multiplies and sums these;
 - positions are made once per size, for one image; transformers remembers one of the three sizes, for a whole batch;
+- activations are made in place, and nobody waits for the device to hear that they are finite: the trainer looks at the
+  loss (divergence.py);
 - no padding masks, which are empty, and no tensors of sizes: a graph that they are traced into holds for one size.
 """
 
@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerPixelDecoder,
-    Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention,
+    Mask2FormerPixelDecoderEncoderLayer,
     Mask2FormerPixelDecoderEncoderOnly,
     Mask2FormerPixelDecoderOutput,
     Mask2FormerSinePositionEmbedding,
@@ -59,11 +59,14 @@ class PixelDecoder(Mask2FormerPixelDecoder):
                 return_dict=return_dict,
             )
         levels = encoder_outputs.last_hidden_state.split([height * width for height, width in shapes], dim=1)
-        maps = [level.transpose(1, 2).unflatten(2, shape) for level, shape in zip(levels, shapes, strict=True)]
+        # channels of a pixel stay together, here and in what follows: that resizes ten times as fast
+        maps = [level.unflatten(1, shape).permute(0, 3, 1, 2) for level, shape in zip(levels, shapes, strict=True)]
         for index, map in enumerate(features[: self.num_fpn_levels][::-1]):
             lateral = self.lateral_convolutions[index](map)
-            above = F.interpolate(maps[-1], size=lateral.shape[-2:], mode="bilinear", align_corners=False)
-            maps.append(self.output_convolutions[index](lateral + above))
+            summed = F.interpolate(maps[-1], size=lateral.shape[-2:], mode="bilinear", align_corners=False)
+            summed += lateral
+            convolution, norm, _ = self.output_convolutions[index]
+            maps.append(F.relu(norm(convolution(summed)), inplace=True))
         return Mask2FormerPixelDecoderOutput(
             mask_features=self.mask_projection(maps[-1]),
             multi_scale_features=tuple(maps[: self.num_feature_levels]),
@@ -96,133 +99,43 @@ class PixelDecoderEncoder(Mask2FormerPixelDecoderEncoderOnly):
         return torch.cat(points, dim=1)[:, :, None] * valid_ratios[:, None]
 
 
-class DeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention):
-    """
-    Multi-scale deformable attention, in inference and in training; a subclass because of what the stock one copies.
-
-    A bilinear sample is a weighted sum of four rows of the values, so the output of a query and a head is one of
-    4 * levels * points rows: four calls of `embedding_bag`, one per corner. Only measured on CPUs: on other devices,
-    and in exported graphs, for which `grid_sample` is the better known operation, this is the stock module.
-    """
+class PixelDecoderEncoderLayer(Mask2FormerPixelDecoderEncoderLayer):
+    """A layer of the pixel decoder; a subclass because the stock one copies the wide activations of its MLP, and looks
+    at all values of its output in training."""
 
     def forward(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        encoder_hidden_states: torch.Tensor | None = None,
-        encoder_attention_mask: torch.Tensor | None = None,
-        position_embeddings: torch.Tensor | None = None,
-        reference_points: torch.Tensor | None = None,
-        spatial_shapes_list: list[tuple[int, int]] | None = None,
-        level_start_index: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None,
         output_attentions: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        **kwargs,
+    ) -> tuple[torch.Tensor, ...]:
         """
         Args:
-            hidden_states (`(B, Q, c)`), position_embeddings (`(B, Q, c)`, *optional*): queries.
-            encoder_hidden_states (`(B, N, c)`): values, level after level.
-            attention_mask (`(B, N)`, *optional*): True where a value is to count as zero.
-            reference_points (`(B, Q, levels, 2)`): x and y of each query, 0 to 1.
-            spatial_shapes_list: height and width of each level.
-            encoder_attention_mask, level_start_index, output_attentions: not used, as in the stock module.
+            hidden_states (`(B, N, c)`): level after level.
+            attention_mask (`(B, N)`, *optional*): True where there is padding.
+            output_attentions (`bool`): whether to return the attention weights too.
+            kwargs: further arguments of [`DeformableAttention`].
 
         Returns:
-            The output (B, Q, c) and the attention weights (B, Q, heads, levels, points).
+            The output (B, N, c), and the attention weights if asked for.
         """
-        if hidden_states.device.type != "cpu" or torch.compiler.is_exporting():
-            return super().forward(
-                hidden_states,
-                attention_mask,
-                encoder_hidden_states,
-                encoder_attention_mask,
-                position_embeddings,
-                reference_points,
-                spatial_shapes_list,
-                level_start_index,
-                output_attentions,
-            )
-        queries = self.with_pos_embed(hidden_states, position_embeddings)
-        values = self.value_proj(encoder_hidden_states)
-        if attention_mask is not None:
-            values = values.masked_fill(attention_mask[..., None], 0.0)
-        per_head = (*queries.shape[:2], self.n_heads)
-        offsets = self.sampling_offsets(queries).view(*per_head, self.n_levels, self.n_points, 2)
-        # over the first dimension: four times as fast as over a last one of twelve
-        logits = self.attention_weights(queries).view(-1, self.n_levels * self.n_points)
-        weights = logits.t().softmax(dim=0).t().reshape(*per_head, self.n_levels, self.n_points)
-        output = sample_and_sum(values, spatial_shapes_list, reference_points, offsets, weights)
-        return self.output_proj(output), weights
-
-
-def sample_and_sum(
-    values: torch.Tensor,
-    shapes: list[tuple[int, int]],
-    reference_points: torch.Tensor,
-    offsets: torch.Tensor,
-    weights: torch.Tensor,
-) -> torch.Tensor:
-    """Weighted sums (B, Q, c) of bilinear samples, zero outside of a level, computed in float32 at least.
-
-    Args:
-        values (`(B, N, c)`): level after level, row after row.
-        shapes: height and width of each level.
-        reference_points (`(B, Q, levels, 2)`): x and y, 0 to 1 across a level.
-        offsets (`(B, Q, heads, levels, points, 2)`): x and y of the samples from there, in pixels of their level.
-        weights (`(B, Q, heads, levels, points)`): of the samples. Head h weighs the h-th part of the channels.
-    """
-    batch, queries, heads, levels, points = weights.shape
-    dtype, device = torch.promote_types(values.dtype, torch.float32), values.device
-    offsets, weights = offsets.to(dtype).flatten(2, 4), weights.to(dtype).flatten(2)
-
-    # All levels below each other on one canvas, each with a border of zeros of one pixel, so that samples outside are
-    # zero and that one index serves the four corners, which are steps of 1 and of `stride` apart. The last lines are
-    # for the lower corners of samples at the lower border, whose weight is zero.
-    stride = max(width for _, width in shapes) + 2
-    lines = sum(height + 2 for height, _ in shapes) + 2
-    canvas = values.new_zeros(batch, lines, stride, values.shape[-1], dtype=dtype)
-    tops, top = [], 0
-    for (height, width), level in zip(shapes, values.split([h * w for h, w in shapes], dim=1), strict=True):
-        canvas[:, top + 1 : top + 1 + height, 1 : 1 + width] = level.unflatten(1, (height, width))
-        tops.append(top)
-        top += height + 2
-    table = canvas.view(-1, values.shape[-1] // heads)  # a row for each pixel and head
-
-    def per_sample(of_levels: torch.Tensor) -> torch.Tensor:  # (..., levels) -> (..., heads * levels * points)
-        of_levels = of_levels[..., None, :, None]
-        return of_levels.expand(*of_levels.shape[:-3], heads, levels, points).flatten(-3)
-
-    sizes = torch.tensor(shapes, dtype=dtype, device=device)
-    corners = []  # first row or column of each sample on its level, and how far the sample is from it
-    for axis, size in ((0, sizes[:, 1]), (1, sizes[:, 0])):
-        position = per_sample(reference_points[..., axis].to(dtype) * size - 0.5) + offsets[..., axis]
-        # nothing of the level is left beyond -1 and its size
-        position = position.clamp(min=position.new_tensor(-1.0), max=per_sample(size))
-        first = position.detach().floor()
-        corners.append((first.to(torch.int32), position - first))
-    (column, right), (row, below) = corners
-
-    integer = {"dtype": torch.int32, "device": device}
-    origin = per_sample((torch.tensor(tops, **integer) + 1) * stride + 1) * heads
-    origin = origin + torch.arange(heads, **integer).repeat_interleave(levels * points)
-    image = torch.arange(batch, **integer).view(-1, 1, 1) * lines * stride * heads
-    index = (row * stride + column) * heads + origin + image
-    # where a diverged run's coordinates are NaN the index is anything, and the weights are NaN
-    index = index.clamp(0, len(table) - 1 - (stride + 1) * heads).view(-1, levels * points)
-
-    lower = weights * below
-    upper = weights - lower
-    lower_right, upper_right = lower * right, upper * right
-    parts = [
-        F.embedding_bag(index, table[step:], mode="sum", per_sample_weights=weight.view(-1, levels * points))
-        for step, weight in (
-            (0, upper - upper_right),
-            (heads, upper_right),
-            (stride * heads, lower - lower_right),
-            ((stride + 1) * heads, lower_right),
+        attended, weights = self.self_attn(
+            hidden_states=hidden_states,
+            attention_mask=attention_mask,
+            encoder_hidden_states=hidden_states,
+            output_attentions=output_attentions,
+            **kwargs,
         )
-    ]
-    output = (parts[0] + parts[1]) + (parts[2] + parts[3])
-    return output.view(batch, queries, -1).to(values.dtype)
+        hidden_states = self.self_attn_layer_norm(hidden_states + self._dropped(attended))
+        rows = hidden_states.flatten(0, 1)  # in place, autograd would copy what is a view of rows
+        wide = F.relu(self.fc1(rows), inplace=True)
+        rows = rows + self._dropped(self.fc2(self._dropped(wide)))
+        hidden_states = self.final_layer_norm(rows).view_as(hidden_states)
+        return (hidden_states, weights.transpose(1, 0)) if output_attentions else (hidden_states,)
+
+    def _dropped(self, tensor: torch.Tensor) -> torch.Tensor:
+        return F.dropout(tensor, self.dropout, self.training)
 
 
 class SinePositions(Mask2FormerSinePositionEmbedding):

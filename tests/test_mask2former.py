@@ -8,7 +8,8 @@ from transformers import Mask2FormerForUniversalSegmentation
 from transformers.models.mask2former import modeling_mask2former as stock
 
 import rein_hf
-from rein_hf import mask2former, pixel_decoder
+from rein_hf import mask2former
+from rein_hf.deformable_attention import DeformableAttention, sample_and_sum
 from rein_hf.mask2former import class_and_mask_logits
 
 
@@ -27,10 +28,10 @@ def logits_of(output):
     return output.class_queries_logits, output.masks_queries_logits
 
 
-def attention(dtype=torch.float64) -> pixel_decoder.DeformableAttention:
+def attention(dtype=torch.float64) -> DeformableAttention:
     """A deformable attention whose samples fall on every side of the borders of its maps."""
     torch.manual_seed(0)
-    layer = pixel_decoder.DeformableAttention(32, 4, 3, 4)
+    layer = DeformableAttention(32, 4, 3, 4)
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.normal_(0, 0.5)
@@ -98,7 +99,7 @@ def test_samples_on_pixels_and_on_borders_are_exact():
     weights = torch.zeros(1, len(grid), 1, 3, 1, dtype=torch.float64)
     weights[:, :, :, 2] = 1.0
     reference = torch.zeros(1, len(grid), 3, 2, dtype=torch.float64)
-    found = pixel_decoder.sample_and_sum(values, SHAPES, reference, offsets, weights)[0, :, 0]
+    found = sample_and_sum(values, SHAPES, reference, offsets, weights)[0, :, 0]
     finest = values[0, 30:, 0].view(8, 12)
     expected = [finest[int(y), int(x)] if 0 <= x < 12 and 0 <= y < 8 else 0.0 for x, y in grid.tolist()]
     assert torch.equal(found, torch.tensor(expected, dtype=torch.float64))
@@ -152,19 +153,13 @@ def test_logits_are_the_stock_models(rein_model):
 
 
 def test_full_masks_are_made_once(rein_model, pixel_values, monkeypatch):
-    """The stride-4 map of 16x16 is asked for as a mask by the last output alone."""
-    sizes = []
-    predict = stock.Mask2FormerMaskPredictor.forward
-
-    def record(self, outputs, pixel_embeddings, size):
-        masks, attention_mask = predict(self, outputs, pixel_embeddings, size)
-        sizes.append(tuple(masks.shape[-2:]))
-        return masks, attention_mask
-
-    monkeypatch.setattr(stock.Mask2FormerMaskPredictor, "forward", record)
+    """Inference asks for those of the last of three outputs, training for those of all together."""
+    asked, made = [], mask2former.masks_of
+    monkeypatch.setattr(mask2former, "masks_of", lambda one, pixels: (asked.append(len(one)), made(one, pixels))[1])
     with torch.no_grad():
-        _, masks = class_and_mask_logits(rein_model, pixel_values)
-    assert sizes == [(2, 2), (4, 4), (8, 8)] and masks.shape == (2, 8, 16, 16)
+        class_and_mask_logits(rein_model, pixel_values)
+        rein_model(pixel_values=pixel_values)
+    assert asked == [1, 3]
 
 
 def test_auxiliary_outputs_and_gradients_are_untouched(rein_model, pixel_values):
@@ -216,7 +211,7 @@ def test_state_dict_and_whole_models_stay_stock(segmenter, pixel_values, tmp_pat
 def test_copies_for_modules_to_save_are_light_too(rein_model):
     decoder = rein_model.base_model.model.model.pixel_level_module.decoder
     for copied in (decoder.original_module, decoder.modules_to_save["default"]):
-        assert isinstance(copied.encoder.layers[0].self_attn, pixel_decoder.DeformableAttention)
+        assert isinstance(copied.encoder.layers[0].self_attn, DeformableAttention)
 
 
 @pytest.mark.parametrize("where", ["peft", "model", "inner"])
