@@ -9,7 +9,7 @@ from transformers.models.mask2former import modeling_mask2former as stock
 
 import rein_hf
 from rein_hf import mask2former
-from rein_hf.deformable_attention import DeformableAttention, sample_and_sum
+from rein_hf.deformable_attention import DeformableAttention, sample_and_sum, sum_of_rows
 from rein_hf.mask2former import class_and_mask_logits
 
 
@@ -103,6 +103,36 @@ def test_samples_on_pixels_and_on_borders_are_exact():
     finest = values[0, 30:, 0].view(8, 12)
     expected = [finest[int(y), int(x)] if 0 <= x < 12 and 0 <= y < 8 else 0.0 for x, y in grid.tolist()]
     assert torch.equal(found, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_sums_of_rows_are_an_operator_with_gradients():
+    """Rows that are summed several times, once and never; `opcheck` compiles it and its gradients too."""
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(11, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    index = torch.randint(0, 7, (6, 5), generator=generator, dtype=torch.int32)
+    weights = torch.randn(2, 6, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    expected = sum((table[index.long() + step] * weight[..., None]).sum(1) for step, weight in zip((0, 3), weights, strict=True))
+    torch.testing.assert_close(sum_of_rows(table, index, weights, [0, 3]), expected)
+    assert torch.autograd.gradcheck(
+        lambda *tensors: sum_of_rows(tensors[0], index, tensors[1], [0, 3]), (table, weights)
+    )
+    torch.library.opcheck(sum_of_rows, (table, index, weights, [0, 3]))
+
+
+def test_masks_without_a_gradient_are_left_out_of_the_products():
+    """Two images, three outputs: of one a few masks have a gradient, of one all, of one none, and it gets none."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(2, 4, 3, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    embeddings = [torch.randn(2, 6, 4, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    gradients = []
+    for masks in (
+        mask2former.masks_of(embeddings, pixels),
+        [torch.einsum("bmc,bchw->bmhw", one, pixels) for one in embeddings],
+    ):
+        loss = masks[0][:, [1, 4]].square().sum() + masks[0][1, 5, 2, 2] + masks[2].sin().sum()
+        gradients.append(torch.autograd.grad(loss, [pixels, *embeddings], allow_unused=True))
+    assert gradients[0][2] is None
+    torch.testing.assert_close(gradients[0], gradients[1])
 
 
 def test_coordinates_that_are_not_numbers_give_no_number():
