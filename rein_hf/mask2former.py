@@ -168,7 +168,8 @@ class _Masks(torch.autograd.Function):
     def forward(ctx, pixels: torch.Tensor, *embeddings: torch.Tensor) -> tuple[torch.Tensor, ...]:
         ctx.save_for_backward(pixels, *embeddings)
         ctx.set_materialize_grads(False)
-        return tuple(torch.einsum("bmc,bchw->bmhw", one, pixels) for one in embeddings)
+        flat = pixels.flatten(2).contiguous()  # bfloat16 products would copy it, each of them
+        return tuple((one @ flat).unflatten(2, pixels.shape[2:]) for one in embeddings)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
