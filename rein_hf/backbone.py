@@ -158,11 +158,17 @@ class ViTPyramidBackbone(BackboneMixin, ViTPyramidPreTrainedModel):
         self._no_split_modules = [type(self.vit.get_submodule(self.architecture.blocks)[0]).__name__]
         self.post_init()
 
-    def forward(self, pixel_values: torch.Tensor, **kwargs) -> BackboneOutput:
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """By what the features of each block are resized to become a map."""
+        return (1.0,) * len(SCALES) if self.in_stages else SCALES
+
+    def forward(self, pixel_values: torch.Tensor, resize: bool = True, **kwargs) -> BackboneOutput:
         """
         Args:
             pixel_values (`torch.Tensor` of shape `(B, 3, H, W)`): normalised images; H and W are multiples of the
                 patch size p, 2p at least. p is 16 for a hierarchical transformer.
+            resize (`bool`): whether to resize the features; if not, whoever uses them does it, by [`rescale`].
 
         Returns:
             `BackboneOutput` with `feature_maps` of shapes (B, c, 4H/p, 4W/p), (B, c, 2H/p, 2W/p), (B, c, H/p, W/p) and
@@ -193,13 +199,13 @@ class ViTPyramidBackbone(BackboneMixin, ViTPyramidPreTrainedModel):
                 map = map[:, self.prefix :].unflatten(1, (height // patch, width // patch)).permute(0, 3, 1, 2)
             if self.in_stages:
                 map = map[..., : int(height / patch * scale), : int(width / patch * scale)]
-            else:
-                map = _rescale(map, scale)
+            elif resize:
+                map = rescale(map, scale)
             maps.append(map)
         return BackboneOutput(feature_maps=tuple(maps))
 
 
-def _rescale(maps: torch.Tensor, scale: float) -> torch.Tensor:
+def rescale(maps: torch.Tensor, scale: float) -> torch.Tensor:
     """Maps (B, c, H, W) resized bilinearly, to the floor of `scale` times their size.
 
     By size where that is the same: a scale factor would make the size a constant of a traced graph.

@@ -3,6 +3,7 @@ rounding.
 
 What differs from transformers' modules:
 - attention masks are made from pixel embeddings resized to their size, which is the same as masks resized to it;
+- in inference the backbone's features are projected first and resized then;
 - full masks are made for all decoder outputs together, and for inference of the last one only;
 - attention to the maps returns no weights, and its mask is one for all heads.
 """
@@ -27,6 +28,7 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerTransformerModule,
 )
 
+from .backbone import ViTPyramidBackbone
 from .deformable_attention import DeformableAttention
 from .pixel_decoder import PixelDecoder, PixelDecoderEncoder, PixelDecoderEncoderLayer, SinePositions
 
@@ -140,8 +142,9 @@ class CrossAttention(nn.MultiheadAttention):
         """
         if attn_mask is None or attn_mask.dim() != 4:
             return super().forward(query, key, value, attn_mask=attn_mask, **kwargs)
+        # image after image, as they lie there: token after token a bfloat16 product copies its weight for each of them
         projected = [
-            F.linear(rows, weight, bias).unflatten(-1, (self.num_heads, self.head_dim)).permute(1, 2, 0, 3)
+            F.linear(rows.transpose(0, 1), weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for rows, weight, bias in zip(
                 (query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True
             )
@@ -222,22 +225,25 @@ def class_and_mask_logits(model: nn.Module, pixel_values: torch.Tensor) -> tuple
     if not _is_light(segmenter) or any(map(_is_intercepted, _on_the_way(model, segmenter))):
         output = model(pixel_values=pixel_values)
         return output.class_queries_logits, output.masks_queries_logits
-    features = segmenter.model.pixel_level_module(pixel_values)
-    pixels = features.decoder_last_hidden_state
-    output = segmenter.model.transformer_module.decode(features.decoder_hidden_states, pixels)
+    encoder, decoder = segmenter.model.pixel_level_module.encoder, segmenter.model.pixel_level_module.decoder
+    features = decoder(encoder(pixel_values, resize=False).feature_maps, scales=encoder.scales)
+    pixels = features.mask_features
+    output = segmenter.model.transformer_module.decode(features.multi_scale_features, pixels)
     (masks,) = masks_of(output.masks_queries_logits[-1:], pixels)
     return segmenter.class_predictor(output.intermediate_hidden_states[-1].transpose(0, 1)), masks
 
 
 def _on_the_way(model: nn.Module, segmenter: Mask2FormerForUniversalSegmentation) -> list[nn.Module]:
     """What is passed by: the modules whose parts are called instead of themselves."""
-    return [model, segmenter, segmenter.model, segmenter.model.transformer_module]
+    inner = segmenter.model
+    return [model, segmenter, inner, inner.pixel_level_module, inner.transformer_module]
 
 
 def _is_light(model: nn.Module) -> bool:
     if not isinstance(model, Mask2FormerForUniversalSegmentation):
         return False
-    return isinstance(model.model.transformer_module, TransformerModule)
+    head, encoder = model.model.transformer_module, model.model.pixel_level_module.encoder
+    return isinstance(head, TransformerModule) and isinstance(encoder, ViTPyramidBackbone)
 
 
 def _is_intercepted(module: nn.Module) -> bool:

@@ -227,22 +227,25 @@ def plot_assessment(points: Sequence[Mapping], label: str, path: Path) -> None:
     """Scores over the number of trained parameters, as in the paper's figure 1, written to `path`.
 
     Args:
-        points: `group` (its points share a line and a colour), `name` (written beside the point), `x` (0 or more) and
-            `ys` (one for each seed: their mean is the point, the span a bar).
+        points: `group` (its points share a colour; a dotted line is at the height of one where nothing is trained),
+            `name` (written beside the point), `x` (0 or more) and `ys` (one for each seed: their mean is the point,
+            the span a bar).
         label: of the scores.
     """
     figure, axes = _figure(8, 5)
     groups: dict[str, list[Mapping]] = {}
     for point in points:
         groups.setdefault(point["group"], []).append(point)
-    for group, members in groups.items():
-        members = sorted(members, key=lambda point: point["x"])
+    for index, (group, members) in enumerate(groups.items()):
+        style = {"color": f"C{index}", "alpha": 0.85}
         means = [float(np.mean(point["ys"])) for point in members]
         spans = [[mean - min(p["ys"]), max(p["ys"]) - mean] for mean, p in zip(means, members, strict=True)]
         places = [point["x"] for point in members]
-        axes.errorbar(places, means, yerr=np.transpose(spans), marker="o", capsize=3, label=group, alpha=0.85)
+        axes.errorbar(places, means, yerr=np.transpose(spans), fmt="o", capsize=3, label=group, **style)
         for point, mean in zip(members, means, strict=True):
             axes.annotate(point["name"], (point["x"], mean), xytext=(6, 5), textcoords="offset points", fontsize=9)
+            if not point["x"]:
+                axes.axhline(mean, linestyle=":", **style)
     axes.set_xscale("symlog", linthresh=1e4)
     axes.set(xlabel="parameters trained in the backbone", ylabel=label, xlim=(-1e3, None))
     axes.grid(alpha=0.3)

@@ -10,7 +10,10 @@ What differs from transformers' modules:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from torch import nn
 from torch.nn import functional as F
 from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerPixelDecoder,
@@ -20,6 +23,8 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerSinePositionEmbedding,
 )
 from transformers.pytorch_utils import compile_compatible_method_lru_cache
+
+from .backbone import rescale
 
 
 class PixelDecoder(Mask2FormerPixelDecoder):
@@ -33,20 +38,25 @@ class PixelDecoder(Mask2FormerPixelDecoder):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        scales: Sequence[float] | None = None,
     ) -> Mask2FormerPixelDecoderOutput:
         """
         Args:
             features: maps of the backbone, finest first.
+            scales (*optional*): by what each map is still to be resized, `ViTPyramidBackbone.scales`.
             encoder_outputs, output_attentions, output_hidden_states, return_dict: as in the stock module.
 
         Returns:
             `Mask2FormerPixelDecoderOutput`: pixel embeddings at stride 4 and three maps, coarsest first.
         """
+        features = list(zip(features, scales or [1.0] * len(features), strict=True))
         coarsest = features[::-1][: self.num_feature_levels]
-        inputs = [projection(map) for projection, map in zip(self.input_projections, coarsest, strict=True)]
+        inputs = [
+            _project(*one, map, scale) for one, (map, scale) in zip(self.input_projections, coarsest, strict=True)
+        ]
         shapes = [(map.shape[2], map.shape[3]) for map in inputs]
         if encoder_outputs is None:
-            positions = [self.position_embedding(map.shape, map.device, map.dtype) for map in coarsest]
+            positions = [self.position_embedding(map.shape, map.device, map.dtype) for map in inputs]
             encoder_outputs = self.encoder(
                 inputs_embeds=torch.cat([_rows(map) for map in inputs], dim=1),
                 position_embeddings=torch.cat(
@@ -61,8 +71,8 @@ class PixelDecoder(Mask2FormerPixelDecoder):
         levels = encoder_outputs.last_hidden_state.split([height * width for height, width in shapes], dim=1)
         # channels of a pixel stay together, here and in what follows: that resizes ten times as fast
         maps = [level.unflatten(1, shape).permute(0, 3, 1, 2) for level, shape in zip(levels, shapes, strict=True)]
-        for index, map in enumerate(features[: self.num_fpn_levels][::-1]):
-            lateral = self.lateral_convolutions[index](map)
+        for index, (map, scale) in enumerate(features[: self.num_fpn_levels][::-1]):
+            lateral = _project(*self.lateral_convolutions[index], map, scale)
             summed = F.interpolate(maps[-1], size=lateral.shape[-2:], mode="bilinear", align_corners=False)
             summed += lateral
             convolution, norm, _ = self.output_convolutions[index]
@@ -72,6 +82,12 @@ class PixelDecoder(Mask2FormerPixelDecoder):
             multi_scale_features=tuple(maps[: self.num_feature_levels]),
             attentions=encoder_outputs.attentions,
         )
+
+
+def _project(convolution: nn.Module, norm: nn.Module, map: torch.Tensor, scale: float) -> torch.Tensor:
+    """A projection of a map that is to be resized: pixel by pixel, and so it may as well come first, where there are
+    fewer pixels, and resizing after it, where there are fewer channels."""
+    return norm(rescale(convolution(map), scale) if scale > 1 else convolution(rescale(map, scale)))
 
 
 def _rows(map: torch.Tensor) -> torch.Tensor:

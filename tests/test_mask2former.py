@@ -111,7 +111,9 @@ def test_sums_of_rows_are_an_operator_with_gradients():
     table = torch.randn(11, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     index = torch.randint(0, 7, (6, 5), generator=generator, dtype=torch.int32)
     weights = torch.randn(2, 6, 5, generator=generator, dtype=torch.float64, requires_grad=True)
-    expected = sum((table[index.long() + step] * weight[..., None]).sum(1) for step, weight in zip((0, 3), weights, strict=True))
+    expected = sum(
+        (table[index.long() + step] * weight[..., None]).sum(1) for step, weight in zip((0, 3), weights, strict=True)
+    )
     torch.testing.assert_close(sum_of_rows(table, index, weights, [0, 3]), expected)
     assert torch.autograd.gradcheck(
         lambda *tensors: sum_of_rows(tensors[0], index, tensors[1], [0, 3]), (table, weights)
@@ -244,10 +246,12 @@ def test_copies_for_modules_to_save_are_light_too(rein_model):
         assert isinstance(copied.encoder.layers[0].self_attn, DeformableAttention)
 
 
-@pytest.mark.parametrize("where", ["peft", "model", "inner"])
+@pytest.mark.parametrize("where", ["peft", "model", "inner", "pixels", "transformer"])
 def test_hooks_are_not_passed_by(rein_model, pixel_values, where):
     base = rein_model.get_base_model()
-    module, called = {"peft": rein_model, "model": base, "inner": base.model}[where], []
+    modules = {"peft": rein_model, "model": base, "inner": base.model}
+    modules |= {"pixels": base.model.pixel_level_module, "transformer": base.model.transformer_module}
+    module, called = modules[where], []
     handle = module.register_forward_hook(lambda *_: called.append(where))
     with torch.no_grad():
         hooked = class_and_mask_logits(rein_model, pixel_values)
