@@ -247,7 +247,8 @@ def plot_assessment(points: Sequence[Mapping], label: str, path: Path) -> None:
             if not point["x"]:
                 axes.axhline(mean, linestyle=":", **style)
     axes.set_xscale("symlog", linthresh=1e4)
-    axes.set(xlabel="parameters trained in the backbone", ylabel=label, xlim=(-1e3, None))
+    axes.set(xlabel="parameters trained in the backbone", ylabel=label)
+    axes.set_xlim(-1e3, max(4 * max(point["x"] for point in points), 1e4))
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     figure.savefig(path, dpi=120)
