@@ -13,11 +13,12 @@ from torch.nn import functional as F
 from transformers import Dinov2Config, Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 
-from recipes.train import RecipeArguments, tune
+from recipes.train import tune
 from rein_hf import ViTPyramidConfig, slide_inference
 from rein_hf.backbone import backbone_of
 from rein_hf.inference import predict_labels
 from rein_hf.optim import param_groups
+from rein_hf.recipe import RecipeArguments
 from rein_hf.segmenter import finished
 
 

@@ -20,8 +20,9 @@ import torch
 from transformers import Dinov2Config, Dinov2Model, HfArgumentParser
 
 from recipes.benchmark_costs import growth
-from recipes.train import RecipeArguments, build_model
+from recipes.train import build_model
 from rein_hf.backbone import ViTPyramidBackbone
+from rein_hf.recipe import RecipeArguments
 
 
 SIZES = {"tiny": (32, 4, 2), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
