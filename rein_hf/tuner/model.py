@@ -9,8 +9,9 @@ from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
 from torch import nn
 
 from .architectures import ARCHITECTURES, Architecture, find_tower, how_to_add
+from .base import NOT_MERGEABLE, ReinTunerLayer
 from .config import ReinConfig
-from .layer import NOT_MERGEABLE, ReinLayer, ReinTunerLayer
+from .layer import ReinLayer
 from .queries import ReinQueries
 from .stages import ReinStages
 

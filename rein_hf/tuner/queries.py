@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from .base import ReinTunerLayer
 from .config import ReinConfig
-from .layer import ReinLayer, ReinTunerLayer
+from .layer import ReinLayer
 
 
 class ReinQueries(nn.Module, ReinTunerLayer):
