@@ -27,7 +27,7 @@ from rein_hf.corruptions import CORRUPTIONS, corrupt
 from rein_hf.data import Domain, load_domain
 from rein_hf.evaluation import evaluate_domain, examples, predict
 from rein_hf.labels import SUBSETS
-from rein_hf.pictures import colorize, contact_sheet, plot_confusion, plot_iou, plot_robustness
+from rein_hf.pictures import colorize, contact_sheet, plot_confusion, plot_iou, plot_robustness, save_whole
 from rein_hf.results import Results
 
 
@@ -145,7 +145,7 @@ def draw_report(results: dict, domains: list[Domain], pictures: dict, names: dic
             cells = [colorize(np.asarray(label), domain.palette) for label in (sample["label"], *labels)]
             rows.append((f"{sample['domain']} {sample['name']}", [sample["image"], *cells]))
     if rows:
-        contact_sheet(rows, ["image", "truth", *names.values()]).save(output_dir / "contact_sheet.png")
+        save_whole(contact_sheet(rows, ["image", "truth", *names.values()]), output_dir / "contact_sheet.png")
 
 
 def predictions_beside(domain: Domain, predictions: list[list[np.ndarray]]) -> list[list]:

@@ -25,7 +25,7 @@ from transformers import HfArgumentParser
 from rein_hf.data import Domain, load_domain
 from rein_hf.evaluation import spread
 from rein_hf.hub_data import Stream
-from rein_hf.pictures import colorize, contact_sheet, overlay, plot_class_histogram
+from rein_hf.pictures import colorize, contact_sheet, overlay, plot_class_histogram, save_whole
 from rein_hf.results import Results
 
 
@@ -50,7 +50,7 @@ def main(args: InspectionArguments) -> int:
         if any(counts["images"] for counts in found["classes"].values()):
             shares[spec] = {name: counts["share"] for name, counts in found["classes"].items()}
     if rows:
-        contact_sheet(rows, ["image", "label", "both"]).save(output_dir / "contact_sheet.png")
+        save_whole(contact_sheet(rows, ["image", "label", "both"]), output_dir / "contact_sheet.png")
     if shares:
         plot_class_histogram(shares, output_dir / "classes.png")
     return sum(len(found["problems"]) for found in report.values.values())

@@ -1,6 +1,8 @@
 """Segments photos: a coloured overlay and a label map (train ids, 8 bit) per file; on request what Rein does inside.
 
 python recipes/predict.py --model USER/ADAPTER --input photos/ --output_dir segmented/
+
+Runs under `accelerate launch` too. `--resume true` leaves out the photos that an interrupted run has done.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from rein_hf.explain import rein_layers, views_of_photo
 from rein_hf.folders import IMAGE_SUFFIXES
 from rein_hf.inference import segment
 from rein_hf.labels import palette_of
-from rein_hf.pictures import explanation, overlay
+from rein_hf.pictures import explanation, overlay, save_whole
 from rein_hf.reading import FORMATS
 
 
@@ -38,6 +40,7 @@ class PredictionArguments:
     opacity: float = field(default=0.5, metadata={"help": "Of the colours over the image, 0 to 1."})
     bf16: bool = field(default=False, metadata={"help": "Autocast to bfloat16."})
     explain: bool = field(default=False, metadata={"help": "STEM_explain.jpg too: features, and where tokens look."})
+    resume: bool = field(default=False, metadata={"help": "Leave out photos whose results output_dir holds."})
 
 
 def main(args: PredictionArguments) -> int:
@@ -54,8 +57,12 @@ def main(args: PredictionArguments) -> int:
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     palette = palette_of(model.config.id2label[index] for index in range(model.config.num_labels))
+    endings = ["label.png", "overlay.jpg", *(["explain.jpg"] if args.explain else [])]
     unreadable = 0
     for file in tqdm(files[accelerator.process_index :: accelerator.num_processes]):
+        targets = [output_dir / f"{file.stem}_{ending}" for ending in endings]
+        if args.resume and all(target.is_file() for target in targets):
+            continue
         try:
             image = Image.open(file, formats=FORMATS)
             image = ImageOps.exif_transpose(image).convert("RGB")  # phones note how they were held
@@ -65,12 +72,12 @@ def main(args: PredictionArguments) -> int:
             continue
         with accelerator.autocast():
             label = segment(model, processor, image, args.crop, args.stride)
-        Image.fromarray(label).save(output_dir / f"{file.stem}_label.png")
-        overlay(image, label, palette, args.opacity).save(output_dir / f"{file.stem}_overlay.jpg", quality=92)
+        pictures = [Image.fromarray(label), overlay(image, label, palette, args.opacity)]
         if args.explain:
             with accelerator.autocast():
-                seen, views = views_of_photo(model, processor, image, BLOCKS)
-            explanation(seen, views).save(output_dir / f"{file.stem}_explain.jpg", quality=85)
+                pictures.append(explanation(*views_of_photo(model, processor, image, BLOCKS)))
+        for picture, target in zip(pictures, targets, strict=True):
+            save_whole(picture, target)
     return unreadable
 
 

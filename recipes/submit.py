@@ -22,6 +22,8 @@ import rein_hf
 from rein_hf.data import Domain, load_domain
 from rein_hf.evaluation import predict
 from rein_hf.labels import CITYSCAPES_CLASSES, CITYSCAPES_IDS
+from rein_hf.pictures import save_whole
+from rein_hf.whole import written_whole
 
 
 @dataclass
@@ -44,20 +46,19 @@ def main(args: SubmissionArguments) -> Path:
     model = rein_hf.from_pretrained(args.model, backbone=args.backbone).to(accelerator.device)
     processor = AutoImageProcessor.from_pretrained(args.model)
     targets = png_paths(domain, Path(args.output_dir))
+    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     mine = range(accelerator.process_index, len(targets), accelerator.num_processes)
     for index in tqdm(mine, desc=domain.name, disable=not accelerator.is_main_process):
         if not targets[index].is_file():
             with accelerator.autocast():
                 label = predict(model, processor, domain, domain.dataset[index]["image"], args.crop, args.stride)
-            write_whole(label_ids(label), targets[index])
+            save_whole(Image.fromarray(label_ids(label)), targets[index])
     accelerator.wait_for_everyone()
     archive = Path(args.output_dir) / "submission.zip"
     if accelerator.is_main_process:
-        partial = archive.with_suffix(".zip.partial")
-        with zipfile.ZipFile(partial, "w") as file:
+        with written_whole(archive) as partial, zipfile.ZipFile(partial, "w") as file:
             for path in targets:
                 file.write(path, path.name)
-        partial.replace(archive)
         print(f"{len(targets)} label maps in {archive}")
     return archive
 
@@ -79,13 +80,6 @@ def label_ids(label: np.ndarray) -> np.ndarray:
     table = np.zeros(len(CITYSCAPES_IDS), np.uint8)
     table[list(CITYSCAPES_IDS.values())] = list(CITYSCAPES_IDS)
     return table[label]
-
-
-def write_whole(label: np.ndarray, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    Image.fromarray(label).save(partial, format="PNG")
-    partial.replace(path)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from .whole import sync, written_whole
+
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
@@ -148,7 +150,7 @@ def place(partial: Path, folder: Path) -> None:
         folder.rename(partial.with_name(f"replaced-{folder.name}"))
     partial.rename(folder)
     discard_partial(folder.parent)
-    _sync(folder.parent)
+    sync(folder.parent)
 
 
 def place_files(partial: Path, folder: Path, last: tuple[str, ...]) -> None:
@@ -158,7 +160,7 @@ def place_files(partial: Path, folder: Path, last: tuple[str, ...]) -> None:
         _sha256(path, sync=True)
         os.replace(path, folder / path.name)
     discard_partial(folder)
-    _sync(folder)
+    sync(folder)
 
 
 def keep_newest(output_dir: Path, number: int | None, best: Path | None) -> None:
@@ -191,14 +193,8 @@ def read_json(path: Path) -> dict:
 
 
 def write_json(path: Path, values: dict) -> None:
-    """Writes a file whole or not at all."""
-    beside = path.with_name(f".{path.name}")
-    with open(beside, "w", encoding="utf-8") as file:
-        json.dump(values, file, indent=1, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-    _sync(path.parent)
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(values, indent=1, sort_keys=True), encoding="utf-8")
 
 
 def _step(folder: Path) -> int:
@@ -213,13 +209,3 @@ def _sha256(path: Path, sync: bool = False) -> str:
         if sync:
             os.fsync(file.fileno())
     return digest.hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    """Names are on the disk when the folder is. Windows has no such thing, and no need of it."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .labels import CITYSCAPES
+from .whole import written_whole
 
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def plot_iou(per_class: Mapping[str, Mapping[str, float]], title: str, path: Pat
     axes.set(ylabel="IoU (%)", ylim=(0, 100), title=title)
     axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize="small")
-    figure.savefig(path, dpi=130)
+    _save(figure, path, dpi=130)
 
 
 def plot_confusion(confusion: np.ndarray, classes: Sequence[str], title: str, path: Path) -> None:
@@ -162,7 +163,18 @@ def plot_confusion(confusion: np.ndarray, classes: Sequence[str], title: str, pa
         value = share[row, column]
         colour = "white" if value > 0.5 else "black"
         axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=7, color=colour)
-    figure.savefig(path, dpi=130)
+    _save(figure, path, dpi=130)
+
+
+def save_whole(picture: Image.Image, path: Path) -> None:
+    """A picture in a file of the kind that the path ends in, whole or not at all."""
+    with written_whole(path) as partial:
+        picture.save(partial, quality=90)
+
+
+def _save(figure, path: Path, dpi: int) -> None:
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=dpi)
 
 
 def _figure(width: float, height: float):
@@ -197,7 +209,7 @@ def plot_robustness(
         axes.axis("off")
     figure.suptitle(f"{title}: mIoU (%) over the severity of corruptions")
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
-    figure.savefig(path, dpi=110)
+    _save(figure, path, dpi=110)
 
 
 def plot_class_histogram(shares: Mapping[str, Mapping[str, float]], path: Path) -> None:
@@ -220,7 +232,7 @@ def plot_class_histogram(shares: Mapping[str, Mapping[str, float]], path: Path) 
         axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
         axes.set_ylabel("share of pixels (%)")
         axes.legend(fontsize="small")
-    figure.savefig(path, dpi=110)
+    _save(figure, path, dpi=110)
 
 
 def plot_assessment(points: Sequence[Mapping], label: str, path: Path) -> None:
@@ -251,7 +263,7 @@ def plot_assessment(points: Sequence[Mapping], label: str, path: Path) -> None:
     axes.set_xlim(-1e3, max(4 * max(point["x"] for point in points), 1e4))
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    figure.savefig(path, dpi=120)
+    _save(figure, path, dpi=120)
 
 
 def plot_benchmark(panels: Mapping[str, Mapping[str, tuple[float, float, float]]], path: Path) -> None:
@@ -275,4 +287,4 @@ def plot_benchmark(panels: Mapping[str, Mapping[str, tuple[float, float, float]]
         axes.margins(x=0.15)
         axes.tick_params(labelsize=8)
         axes.grid(axis="x", alpha=0.3)
-    figure.savefig(path, dpi=110)
+    _save(figure, path, dpi=110)

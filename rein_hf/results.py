@@ -6,6 +6,8 @@ import json
 import math
 from pathlib import Path
 
+from .whole import written_whole
+
 
 class Results:
     """
@@ -60,9 +62,8 @@ class Results:
         place.update(values)
         if self.writes:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            partial = self.path.with_name(self.path.name + ".partial")
-            partial.write_text(json.dumps(_without_nan(self.values), indent=1, allow_nan=False))
-            partial.replace(self.path)
+            with written_whole(self.path) as partial:
+                partial.write_text(json.dumps(_without_nan(self.values), indent=1, allow_nan=False))
 
 
 def _without_nan(value):

@@ -313,6 +313,29 @@ def test_predict_opacity_and_windows(adapter, data, tmp_path):
     assert np.abs(np.asarray(Image.open(tmp_path / "a_overlay.jpg"), float) - colours).mean() < 8
 
 
+def test_predict_goes_on_and_leaves_no_half_files(adapter, data, tmp_path, monkeypatch):
+    arguments = {"model": adapter, "input": [str(data / "images")], "output_dir": str(tmp_path / "out")}
+    names = {f"{path.stem}_{kind}" for path in (data / "images").iterdir() for kind in ("label.png", "overlay.jpg")}
+    saves = []
+
+    def save(self, path, save=Image.Image.save, **kwargs):
+        saves.append(path)
+        save(self, path, **kwargs)
+        if len(saves) == 4:
+            raise OSError("No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    with pytest.raises(OSError, match="No space"):
+        predict.main(predict.PredictionArguments(**arguments))
+    found = {path.name for path in (tmp_path / "out").iterdir()}
+    assert len(found) == 3 and found < names  # the fourth was written, but not whole
+    predict.main(predict.PredictionArguments(**arguments, resume=True))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    assert len(saves) == 4 + len(names) - 2  # one photo was done
+    predict.main(predict.PredictionArguments(**arguments))
+    assert len(saves) == 4 + len(names) - 2 + len(names)
+
+
 def test_a_whole_segmenter_is_read_too(build, data, tmp_path):
     """What --tuning full saves."""
     model = build()
