@@ -32,7 +32,7 @@ from recipes import train
 from rein_hf.backbone import backbone_of
 from rein_hf.data import load_domain
 from rein_hf.evaluation import evaluate_domain
-from rein_hf.pictures import plot_assessment
+from rein_hf.plots import plot_assessment
 from rein_hf.results import Results
 from rein_hf.yaml_file import read_yaml
 

@@ -34,7 +34,7 @@ from transformers import HfArgumentParser
 from recipes.assess import trained_in_backbone
 from recipes.benchmark_costs import growth, quartiles, ratios, seconds
 from recipes.benchmark_variants import SIZES, VARIANTS, Setting, build_model
-from rein_hf.pictures import plot_benchmark
+from rein_hf.plots import plot_benchmark
 from rein_hf.recipe import TUNINGS
 from rein_hf.results import Results
 

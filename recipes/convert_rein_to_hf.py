@@ -49,14 +49,11 @@ from rein_hf.reference import (
     BACKBONE_NAMES,
     REIN_AND_HEAD_NAMES,
     Tensors,
-    default_out_indices,
     differences,
     from_reference,
-    head_sizes,
-    rein_sizes,
     to_reference,
-    vit_config,
 )
+from rein_hf.reference_sizes import default_out_indices, head_sizes, rein_sizes, vit_config
 from rein_hf.vit import fit
 
 

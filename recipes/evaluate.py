@@ -27,7 +27,8 @@ from rein_hf.corruptions import CORRUPTIONS, corrupt
 from rein_hf.data import Domain, load_domain
 from rein_hf.evaluation import evaluate_domain, examples, predict
 from rein_hf.labels import SUBSETS
-from rein_hf.pictures import colorize, contact_sheet, plot_confusion, plot_iou, plot_robustness, save_whole
+from rein_hf.pictures import colorize, contact_sheet, save_whole
+from rein_hf.plots import plot_confusion, plot_iou, plot_robustness
 from rein_hf.results import Results
 
 

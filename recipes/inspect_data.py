@@ -25,7 +25,8 @@ from transformers import HfArgumentParser
 from rein_hf.data import Domain, load_domain
 from rein_hf.evaluation import spread
 from rein_hf.hub_data import Stream
-from rein_hf.pictures import colorize, contact_sheet, overlay, plot_class_histogram, save_whole
+from rein_hf.pictures import colorize, contact_sheet, overlay, save_whole
+from rein_hf.plots import plot_class_histogram
 from rein_hf.results import Results
 
 

@@ -10,9 +10,10 @@ from .explain import BlockView, block_views
 from .heads import HEAD_MODULES
 from .image_processing import ReinImageProcessor
 from .inference import predict_labels, segment, semantic_scores, slide_inference
+from .loading import from_pretrained
 from .metrics import MeanIoU
 from .pictures import colorize, overlay
-from .segmenter import add_adapter, add_rein, build_image_processor, build_segmenter, from_pretrained
+from .segmenter import add_adapter, add_rein, build_image_processor, build_segmenter
 from .tuner import ReinConfig, ReinLayer, ReinModel, ReinQueries, ReinStages
 
 

@@ -20,17 +20,16 @@ from typing import NamedTuple
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
-from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
 from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import (
-    Mask2FormerHungarianMatcher,
     Mask2FormerLoss,
     dice_loss,
     sigmoid_cross_entropy_loss,
 )
 
 from .labels import IGNORE
+from .matcher import ReinMatcher, at_least_float32, sample
 
 
 def pixel_loss(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
@@ -62,52 +61,6 @@ class Points(NamedTuple):
     matching: list[torch.Tensor]
     candidates: torch.Tensor
     random: torch.Tensor
-
-
-class ReinMatcher(Mask2FormerHungarianMatcher):
-    """The stock matcher's assignment; a subclass because that one waits for the device at every decoder output and
-    image, and copies the points for every query."""
-
-    @torch.no_grad()
-    def forward(
-        self,
-        outputs: list[tuple[torch.Tensor, torch.Tensor]],
-        mask_labels: list[torch.Tensor],
-        class_labels: list[torch.Tensor],
-        points: list[list[torch.Tensor]],
-    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """
-        Args:
-            outputs: of each decoder output the mask logits (B, m, h, w) and the class logits (B, m, K + 1).
-            mask_labels: per image the binary masks of its classes, (classes, H, W).
-            class_labels: per image the class of each mask, (classes,).
-            points: per decoder output and image the points to compare at, (1, P, 2).
-
-        Returns:
-            Matched queries, ascending, and their masks, for every image of the first output, of the second and so on.
-        """
-        costs = [
-            self.costs(masks[image], classes[image], mask_labels[image], class_labels[image], where)
-            for (masks, classes), of_output in zip(outputs, points, strict=True)
-            for image, where in enumerate(of_output)
-        ]
-        on_host = torch.cat(costs, dim=1).cpu()
-        assigned = [linear_sum_assignment(cost) for cost in on_host.split([cost.shape[1] for cost in costs], dim=1)]
-        return [(torch.from_numpy(queries), torch.from_numpy(masks)) for queries, masks in assigned]
-
-    def costs(self, masks, classes, mask_labels, class_labels, points) -> torch.Tensor:
-        """Cost (m, classes) of each pair of a query and a mask of one image."""
-        masks, classes = _at_least_float32(masks), _at_least_float32(classes)
-        x, y = _sample(masks, points), _sample(mask_labels.to(masks), points)
-        # binary cross entropy is softplus(x) - x y: one product where the stock code has two
-        cross_entropy = (F.softplus(x).sum(dim=1, keepdim=True) - x @ y.T) / self.num_points
-        x = x.sigmoid()
-        dice = 1 - (2 * (x @ y.T) + 1) / (x.sum(dim=1, keepdim=True) + y.sum(dim=1) + 1)
-        probability = classes.softmax(dim=-1)[:, class_labels]
-        cost = self.cost_mask * cross_entropy + self.cost_dice * dice - self.cost_class * probability
-        # a diverged query is matched last; infinities would be refused
-        largest = torch.finfo(cost.dtype).max
-        return cost.nan_to_num(nan=largest, posinf=largest, neginf=largest)
 
 
 class ReinCriterion(Mask2FormerLoss):
@@ -211,11 +164,11 @@ class ReinCriterion(Mask2FormerLoss):
 
     def _mask_losses(self, masks, all_masks, queries, targets, order, points, num_masks) -> dict[str, torch.Tensor]:
         if not len(queries):
-            zero = _at_least_float32(masks).sum() * 0  # keeps the graph: every rank of a parallel run goes backward
+            zero = at_least_float32(masks).sum() * 0  # keeps the graph: every rank of a parallel run goes backward
             return {"loss_mask": zero, "loss_dice": zero.clone()}
-        masks = _at_least_float32(masks.flatten(0, 1)[queries])
+        masks = at_least_float32(masks.flatten(0, 1)[queries])
         with torch.no_grad():
-            uncertainty = -_sample(masks, points.candidates).abs()
+            uncertainty = -sample(masks, points.candidates).abs()
             number = self.num_points - points.random.shape[1]
             chosen = uncertainty.topk(number, dim=1, sorted=False).indices
             # a point as one complex number is gathered as a whole
@@ -225,8 +178,8 @@ class ReinCriterion(Mask2FormerLoss):
             if len(targets) < len(all_masks):
                 all_masks = all_masks[targets[order]]
             labels = torch.empty(where.shape[:2], dtype=masks.dtype, device=masks.device)
-            labels[order] = _sample(all_masks.to(masks.dtype), where[order])
-        logits = _sample(masks, where)
+            labels[order] = sample(all_masks.to(masks.dtype), where[order])
+        logits = sample(masks, where)
         return {
             "loss_mask": sigmoid_cross_entropy_loss(logits, labels, num_masks),
             "loss_dice": dice_loss(logits, labels, num_masks),
@@ -234,7 +187,7 @@ class ReinCriterion(Mask2FormerLoss):
 
     def _class_loss(self, classes: torch.Tensor, matched: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
         """Cross entropy of class logits (B, m, K + 1), for the matched queries with the classes of their masks."""
-        logits = _at_least_float32(classes.flatten(0, 1))
+        logits = at_least_float32(classes.flatten(0, 1))
         expected = torch.full_like(logits[:, 0], self.num_labels, dtype=torch.int64)
         expected[queries] = matched
         return F.cross_entropy(logits, expected, weight=self.empty_weight.to(logits.dtype))
@@ -252,14 +205,3 @@ class ReinCriterion(Mask2FormerLoss):
         if PartialState._shared_state:
             num_masks = reduce(num_masks, reduction="mean")
         return num_masks.clamp(min=1)
-
-
-def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def _sample(maps: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """Values (n, P) of maps (n, h, w), interpolated bilinearly at points (n, P, 2), or (1, P, 2) for all maps alike,
-    where (0, 0) is the upper left corner of the first pixel and (1, 1) the lower right one of the last."""
-    grid = (2 * points - 1)[:, None].expand(len(maps), -1, -1, -1)
-    return F.grid_sample(maps[:, None], grid, align_corners=False)[:, 0, 0]

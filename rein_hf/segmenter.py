@@ -1,4 +1,4 @@
-"""A segmentation head on a pretrained vision transformer, tuned with Rein. The one room that knows its siblings."""
+"""A segmentation head on a pretrained vision transformer, tuned with Rein."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,16 +14,13 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import Mask2FormerForUniversalSegmentation, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from .adapter import attach, naming
 from .backbone import ViTPyramidConfig
 from .criterion import ReinCriterion
-from .heads import HEADS, head_of
-from .hub import fetch_adapter
+from .heads import head_of
 from .image_processing import ReinImageProcessor
 from .mask2former import lighten
-from .recorded import read_recorded, recorded
+from .recorded import recorded
 from .tuner import ReinConfig
-from .tuner.architectures import ARCHITECTURES
 from .vit import load_vit
 
 
@@ -70,13 +66,13 @@ def build_segmenter(
     if kind.classifies_masks:
         arguments["num_queries"] = num_queries
     vit_config, state_dict = load_vit(pretrained, image_size, patch_size, **kwargs)
-    with _quietly():
+    with quietly():
         config = kind.config(
             backbone_config=ViTPyramidConfig(backbone_config=vit_config, out_indices=out_indices),
             id2label=id2label,
             **{**kind.arguments, **arguments},
         )
-    return _assemble(pretrained, config, state_dict, dtype=kwargs["dtype"])
+    return assemble(pretrained, config, state_dict, dtype=kwargs["dtype"])
 
 
 def add_rein(model: PreTrainedModel, config: ReinConfig | None = None, adapter_name: str = "default") -> PeftModel:
@@ -108,7 +104,7 @@ def add_adapter(model: PreTrainedModel, config: PeftConfig, adapter_name: str = 
     config.modules_to_save = sorted(
         {*(config.modules_to_save or []), *head.modules, *(() if linked else head.queries)}
     )
-    with _quietly():
+    with quietly():
         return get_peft_model(model, recorded(config, model.config.to_diff_dict()), adapter_name=adapter_name)
 
 
@@ -118,116 +114,7 @@ def build_image_processor(patch_size: int = 16) -> ReinImageProcessor:
     return ReinImageProcessor(size_divisor=patch_size)
 
 
-def from_pretrained(
-    pretrained: str | os.PathLike,
-    backbone: str | os.PathLike | None = None,
-    *,
-    revision: str | None = None,
-    dtype: torch.dtype | str = torch.float32,
-    device_map: str | dict[str, Any] | None = None,
-    attn_implementation: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | os.PathLike | None = None,
-    local_files_only: bool = False,
-) -> PeftModel | PreTrainedModel:
-    """A model ready to segment, from an adapter and the backbone's checkpoint that it names.
-
-    Args:
-        pretrained: folder or Hub id of a Rein adapter (Rein and head, some MB), or of a whole segmenter.
-        backbone (*optional*): folder or Hub id of the backbone's checkpoint, instead of the one the adapter names.
-        revision (`str`, *optional*): branch, tag or commit of `pretrained`.
-        dtype: of the weights.
-        device_map (*optional*): where they go, e.g. "cuda" or "auto"; see accelerate. The CPU by default.
-        attn_implementation (`str`, *optional*): of the backbone, e.g. "eager" or "flash_attention_2".
-        token, cache_dir, local_files_only: of the Hub, for adapter and backbone.
-
-    Returns:
-        The model in eval mode: a `PeftModel` around a `Mask2FormerForUniversalSegmentation` (or another of
-        [`rein_hf.heads`]), or that alone. Either has the paper's loss:
-        `Mask2FormerForUniversalSegmentation.from_pretrained` of a whole model gives the same weights with
-        transformers' own.
-
-    Raises:
-        ValueError: the adapter is not Rein's, or records no base model; the backbone is of another kind or size; a
-            downloaded file is not what the Hub announced; a file is damaged, or holds other tensors than the model
-            has.
-        OSError: adapter or backbone cannot be found.
-
-    Example:
-
-    ```py
-    >>> import tempfile
-    >>> from rein_hf import add_rein, build_segmenter, from_pretrained
-    >>> folder = tempfile.mkdtemp()
-    >>> base = build_segmenter("recipes/demo/vit", {0: "road", 1: "sky"}, image_size=256, num_queries=10)
-    >>> add_rein(base).save_pretrained(folder)
-    >>> from_pretrained(folder).config.id2label
-    {0: 'road', 1: 'sky'}
-
-    ```
-    """
-    hub = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-    # only of the backbone: Mask2Former's own attention knows one implementation
-    attention = attn_implementation and {"backbone_config": attn_implementation}
-    placement = {"dtype": dtype, "device_map": device_map, "attn_implementation": attention}
-    # the few MB first: what is wrong with them is told before the backbone is downloaded
-    folder = fetch_adapter(pretrained, revision, **hub)
-    if folder is None:
-        values, _ = PreTrainedConfig.get_config_dict(pretrained, revision=revision, **hub)
-        if not values:
-            raise OSError(
-                f"{pretrained} has neither an adapter_config.json, of an adapter, nor a segmenter's config.json."
-            )
-        head = head_of(values.get("model_type"), f"{pretrained}: model_type in config.json")
-        model = head.model.from_pretrained(pretrained, revision=revision, **placement, **hub)
-        return finished(model).eval()
-    with naming(pretrained):
-        return _around_adapter(pretrained, folder, backbone, placement, hub)
-
-
-def _around_adapter(
-    pretrained: str | os.PathLike,
-    folder: Path,
-    backbone: str | os.PathLike | None,
-    placement: dict[str, Any],
-    hub: dict[str, Any],
-) -> PeftModel:
-    """The model that the adapter in a folder was saved from."""
-    config = read_recorded(folder)
-    base_type = (config.base_config or {}).get("model_type")
-    if base_type not in HEADS:
-        raise ValueError(
-            f"{pretrained}: adapter_config.json is a {type(config).__name__} on a base model of type {base_type!r}; "
-            f"expected an adapter of {', '.join(HEADS)}. Load other adapters with peft."
-        )
-    with _quietly():
-        base_config = HEADS[base_type].config.from_dict(config.base_config)
-    vit = base_config.backbone_config.backbone_config
-    named = backbone or config.base_model_name_or_path
-    if not named:
-        raise ValueError(f"{pretrained}: the adapter names no backbone; pass backbone=FOLDER_OR_HUB_ID.")
-    weights = {"dtype": placement["dtype"], "revision": None if backbone else config.revision, **hub}
-    try:
-        found, state_dict = load_vit(named, vit.image_size, vit.patch_size, **weights)
-    except OSError as error:
-        raise OSError(
-            f"{pretrained}: its backbone {named} cannot be loaded; pass backbone=FOLDER_OR_HUB_ID. {error}"
-        ) from error
-    made_for = _kind(vit)
-    for name, value in _kind(found).items():
-        if value != made_for[name]:
-            raise ValueError(f"{pretrained} was made for a backbone of {name} {made_for[name]}; {named} has {value}.")
-    base = _assemble(named, base_config, state_dict, **placement)
-    with _quietly():
-        return attach(base, folder, config).eval()
-
-
-def _kind(vit: PreTrainedConfig) -> dict[str, Any]:
-    """What a backbone has to have in common with the one that an adapter was made for."""
-    return {"model_type": vit.model_type, **ARCHITECTURES[vit.model_type].sizes(vit.to_dict())}
-
-
-def _assemble(
+def assemble(
     pretrained: str | os.PathLike,
     config: PreTrainedConfig,
     vit_state_dict: dict[str, torch.Tensor],
@@ -237,7 +124,7 @@ def _assemble(
     `attn_implementation` of `from_pretrained`."""
     head = head_of(config.model_type)
     prefix = f"{head.backbone}.vit."
-    with _quietly():
+    with quietly():
         model, report = head.model.from_pretrained(
             None,
             config=config,
@@ -264,7 +151,7 @@ def finished(model: PreTrainedModel) -> PreTrainedModel:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Without the list of the new head's tensors as missing, the warning of a backbone that Mask2Former does not list,
     a second progress bar, and peft's use of a name that transformers has deprecated."""
     verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()

@@ -13,7 +13,7 @@ from recipes import benchmark_costs as costs
 from recipes.benchmark_variants import SIZES, VARIANTS, Setting, build_model
 from rein_hf.criterion import ReinCriterion
 from rein_hf.mask2former import REPLACED
-from rein_hf.pictures import plot_benchmark
+from rein_hf.plots import plot_benchmark
 
 
 TINY = Setting("small", 64, 1, "float32", "eager", "cpu")

@@ -18,7 +18,7 @@ import rein_hf
 from recipes import convert_rein_to_hf
 from recipes.convert_rein_to_hf import BACKBONE_FILE, REIN_AND_HEAD_FILE, Arguments
 from rein_hf.labels import CITYSCAPES_CLASSES
-from rein_hf.reference import default_out_indices, vit_config
+from rein_hf.reference_sizes import default_out_indices, vit_config
 from rein_hf.resampling import resample_patch_embed, resample_position_embed
 
 

@@ -6,7 +6,8 @@ from PIL import Image
 
 import rein_hf
 from rein_hf.labels import CITYSCAPES
-from rein_hf.pictures import colorize, contact_sheet, overlay, plot_confusion, plot_iou
+from rein_hf.pictures import colorize, contact_sheet, overlay
+from rein_hf.plots import plot_confusion, plot_iou
 
 
 def test_colours_are_cityscapes_own():
