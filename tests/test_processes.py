@@ -46,17 +46,17 @@ def whole(recipe, folder):
 
 def two_processes(kind, recipe, folder):
     """The folder, filled by both."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    ran = subprocess.run(
-        [*command, "-m", "tests.processes", kind, str(recipe), str(folder)],
-        env={**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    if ran.returncode:  # said here, since output of a fixture is folded away: without progress bars
-        said = [line for line in re.split(r"[\r\n]+", ran.stdout[-2000:] + ran.stderr) if "it/s]" not in line]
-        pytest.fail(f"{kind}: two processes ended with {ran.returncode}\n" + "\n".join(said[-120:]), pytrace=False)
+    # the address, for machines that cannot resolve their own name: the two would wait for each other
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local_addr", "127.0.0.1"]
+    command += ["--nproc_per_node", "2", "-m", "tests.processes", kind, str(recipe), str(folder)]
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    with open(folder / f"{kind}.log", "w+") as log:
+        try:
+            subprocess.run(command, env=environment, stdout=log, stderr=log, timeout=300, check=True)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            log.seek(0)  # said here, since output of a fixture is folded away: without progress bars
+            said = [line for line in re.split(r"[\r\n]+", log.read()) if "it/s]" not in line]
+            pytest.fail(f"{kind}: {error}\n" + "\n".join(said[-120:]), pytrace=False)
     return folder
 
 
