@@ -51,12 +51,17 @@ def two_processes(kind, recipe, folder):
     command += ["--nproc_per_node", "2", "-m", "tests.processes", kind, str(recipe), str(folder)]
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
     with open(folder / f"{kind}.log", "w+") as log:
+        launcher = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
-            subprocess.run(command, env=environment, stdout=log, stderr=log, timeout=300, check=True)
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-            log.seek(0)  # said here, since output of a fixture is folded away: without progress bars
+            ended = launcher.wait(timeout=300)
+        except subprocess.TimeoutExpired:
+            launcher.terminate()  # not killed: it ends the two processes first
+            launcher.wait()
+            ended = "no end within 300 s"
+        if ended:  # said here, since output of a fixture is folded away: without progress bars
+            log.seek(0)
             said = [line for line in re.split(r"[\r\n]+", log.read()) if "it/s]" not in line]
-            pytest.fail(f"{kind}: {error}\n" + "\n".join(said[-120:]), pytrace=False)
+            pytest.fail(f"{kind}: {ended}\n" + "\n".join(said[-120:]), pytrace=False)
     return folder
 
 
