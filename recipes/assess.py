@@ -4,7 +4,8 @@
 
 A cell is one training run of `recipes/train.py` and its evaluation. Its numbers go to `OUTPUT_DIR/cells/NAME.json`;
 after each the table (`table.md`) and the figure (`figure.png`: mIoU over the parameters trained in the backbone) are
-drawn anew. Run again, it goes on where it was. Runs under `accelerate launch` too, all processes at one cell.
+drawn anew. Run again, it goes on where it was; what it finds of another recipe or of other targets is refused. Runs
+under `accelerate launch` too, all processes at one cell.
 
 An assessment is a YAML file:
 
@@ -18,6 +19,7 @@ An assessment is a YAML file:
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,14 +27,16 @@ from pathlib import Path
 import torch
 import yaml
 from accelerate import Accelerator
-from transformers import AutoImageProcessor, HfArgumentParser
+from transformers import AutoImageProcessor, HfArgumentParser, TrainingArguments
 
 import rein_hf
 from recipes import train
 from rein_hf.backbone import backbone_of
+from rein_hf.checkpoints import changes
 from rein_hf.data import load_domain
 from rein_hf.evaluation import evaluate_domain
 from rein_hf.plots import plot_assessment
+from rein_hf.recipe import RecipeArguments, fixed_values
 from rein_hf.results import Results
 from rein_hf.yaml_file import read_yaml
 
@@ -52,8 +56,8 @@ def main(args: AssessmentArguments) -> list[dict]:
     # seed by seed: what there is of an unfinished grid can be compared
     for seed, backbone, tuning in itertools.product(plan["seeds"], plan["backbones"], plan["tunings"]):
         name = f"{backbone}_{tuning}_seed{seed}"
-        keys = as_keys("backbone", plan["backbones"][backbone]) | as_keys("tuning", plan["tunings"][tuning])
-        cell = run_cell(name, plan, {**keys, "seed": seed}, output_dir)
+        arguments = cell_arguments(plan, backbone, tuning, seed, output_dir / "runs" / name)
+        cell = run_cell(output_dir / "cells" / f"{name}.json", plan["targets"], *arguments)
         cells.append({"backbone": backbone, "tuning": tuning, "seed": seed, **cell})
         if Accelerator().is_main_process:
             text = table(cells)
@@ -78,29 +82,39 @@ def read_plan(path: str) -> dict:
     return plan
 
 
-def as_keys(key: str, value: str | dict) -> dict:
-    return value if isinstance(value, dict) else {key: value}
+def cell_arguments(
+    plan: dict, backbone: str, tuning: str, seed: int, run: Path
+) -> tuple[RecipeArguments, TrainingArguments]:
+    """The recipe of one cell, which trains in the folder `run`."""
+    keys = {"seed": seed, "output_dir": str(run)}
+    for key, value in (("backbone", plan["backbones"][backbone]), ("tuning", plan["tunings"][tuning])):
+        keys |= value if isinstance(value, dict) else {key: value}
+    return train.parse([plan["recipe"], *(part for key in keys for part in (f"--{key}", yaml.safe_dump(keys[key])))])
 
 
-def run_cell(name: str, plan: dict, keys: dict, output_dir: Path) -> dict:
-    """Train and evaluate one cell, or read what an earlier run has left of it: `trained` parameters of the backbone
-    and mIoU by target as `scores`."""
-    results = Results(output_dir / "cells" / f"{name}.json", resume=True, writes=Accelerator().is_main_process)
+def run_cell(path: Path, targets: list[str], recipe: RecipeArguments, training: TrainingArguments) -> dict:
+    """Train and evaluate one cell, or read what an earlier run has left of it in the file `path`: `trained` parameters
+    of the backbone and mIoU by target as `scores`.
+
+    Raises:
+        ValueError: what an earlier run has left is of another recipe or of other targets.
+    """
+    of = {**fixed_values(recipe, training), "targets": targets}
+    of = {key: json.dumps(value) for key, value in of.items()}  # as text: a null in the file is a score without value
+    results = Results(path, resume=True, writes=Accelerator().is_main_process)
+    if results.has("scores") and (changed := changes(results.values.get("of", {}), of)):
+        raise ValueError(f"{path} is of another cell: {changed}. Take another --output_dir, or remove the file.")
     if not results.has("scores"):
-        run = output_dir / "runs" / name
-        overrides = {**keys, "output_dir": str(run)}
-        argv = [part for key, value in overrides.items() for part in (f"--{key}", yaml.safe_dump(value))]
-        recipe, training = train.parse([plan["recipe"], *argv])
         train.main(recipe, training)
         trained = trained_in_backbone(train.build_model(recipe, id2label={0: "any"}))
         accelerator = Accelerator(mixed_precision=training.mixed_precision)
-        model = rein_hf.from_pretrained(run).to(accelerator.device)
-        processor, scores = AutoImageProcessor.from_pretrained(run), {}
-        for domain in map(load_domain, plan["targets"]):
+        model = rein_hf.from_pretrained(training.output_dir).to(accelerator.device)
+        processor, scores = AutoImageProcessor.from_pretrained(training.output_dir), {}
+        for domain in map(load_domain, targets):
             metric = evaluate_domain(model, processor, domain, accelerator)[domain.name]
             scores[domain.name] = metric.compute()["mean_iou"]
-        results.put({"trained": trained, "scores": scores})
-    return results.values
+        results.put({"of": of, "trained": trained, "scores": scores})
+    return {key: results.values[key] for key in ("trained", "scores")}
 
 
 def trained_in_backbone(model: torch.nn.Module) -> int:

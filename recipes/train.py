@@ -25,6 +25,7 @@ from rein_hf import ReinConfig, add_adapter, add_rein, build_image_processor, bu
 from rein_hf.backbone import backbone_of
 from rein_hf.data import Domain, load_domain
 from rein_hf.heads import head_of
+from rein_hf.hub_data import Stream
 from rein_hf.recipe import RecipeArguments, fixed_values, read_recipe
 from rein_hf.samples import Collator, TrainingSamples
 from rein_hf.trainer import WEIGHTS, SegmentationTrainer
@@ -40,7 +41,7 @@ def main(recipe: RecipeArguments, args: TrainingArguments) -> SegmentationTraine
     """Trains, and returns the trainer; None if the run has finished before."""
     set_seed(args.seed)
     sources, targets = [load_domain(spec) for spec in recipe.train], [load_domain(spec) for spec in recipe.evaluate]
-    finished, checkpoint = begin(fixed_values(recipe, args, sources), args)
+    finished, checkpoint = begin({**fixed_values(recipe, args), "images": numbers(sources)}, args)
     if finished:
         print(f"{args.output_dir} holds the finished run of this recipe, {args.max_steps} steps; nothing to do.")
         return None
@@ -117,6 +118,11 @@ def one_label_set(sources: list[Domain]) -> tuple[str, ...]:
     if len(set(classes.values())) > 1:
         raise ValueError(f"The sources have different classes: {classes}; expected one label set.")
     return sources[0].classes
+
+
+def numbers(sources: list[Domain]) -> dict[str, int | None]:
+    """How many images each source has; `None` of a stream."""
+    return {source.name: None if isinstance(source.dataset, Stream) else len(source.dataset) for source in sources}
 
 
 def shares(sources: list[Domain], weights: dict[str, float] | None) -> list[float] | None:

@@ -49,18 +49,18 @@ def begin(output_dir: Path, recipe: dict, final: tuple[str, ...]) -> tuple[bool,
         return False, None
     if not path.exists():
         raise ValueError(f"{output_dir} holds a run, but no {path.name} to compare this one with.")
-    before = read_json(path)
-    changes = [
-        f"{key} was {before.get(key)!r}, is {recipe.get(key)!r}"
-        for key in sorted(before.keys() | recipe.keys())
-        if before.get(key) != recipe.get(key)
-    ]
-    if changes:
+    if changed := changes(read_json(path), recipe):
         raise ValueError(
-            f"{output_dir} holds a run of another recipe: {'; '.join(changes)}. Take another --output_dir, or remove "
-            f"this one; if only a folder has moved, say so in {path}."
+            f"{output_dir} holds a run of another recipe: {changed}. Take another --output_dir, or remove this one; "
+            f"if only a folder has moved, say so in {path}."
         )
     return finished, None if finished else last_whole(output_dir)
+
+
+def changes(before: dict, now: dict) -> str:
+    """What differs between two dictionaries, for people; empty if nothing does."""
+    keys = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    return "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in keys)
 
 
 @contextmanager

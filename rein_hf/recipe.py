@@ -15,8 +15,6 @@ from huggingface_hub.dataclasses import validate_typed_dict
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import HfArgumentParser, TrainingArguments
 
-from .data import Domain
-from .hub_data import Stream
 from .yaml_file import plain, read_yaml
 
 
@@ -106,11 +104,9 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe
     return recipe, args
 
 
-def fixed_values(recipe: RecipeArguments, args: TrainingArguments, sources: Sequence[Domain]) -> dict[str, Any]:
-    """What may not change when a run goes on, as JSON: the recipe but for its evaluation, the number of images of each
-    source, and `FIXED`."""
+def fixed_values(recipe: RecipeArguments, args: TrainingArguments) -> dict[str, Any]:
+    """What may not change when a run goes on, as JSON: the recipe but for its evaluation, and `FIXED`."""
     values = {key: value for key, value in dataclasses.asdict(recipe).items() if not key.startswith("eval")}
-    values["images"] = {s.name: None if isinstance(s.dataset, Stream) else len(s.dataset) for s in sources}
     values["mixed_precision"] = args.mixed_precision  # of the recipe or, where it says nothing, of the launcher
     stock = args.to_dict()
     return json.loads(json.dumps(values | {key: stock[key] for key in FIXED}))

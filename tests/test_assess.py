@@ -1,6 +1,8 @@
 """recipes/assess.py: a grid of tiny runs, its table and figure, and what it does not do twice."""
 
+import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,7 +72,7 @@ def test_a_grid_its_table_and_figure(plan, tmp_path, capsys, monkeypatch):
         f"tiny_{tuning}_seed{seed}" for tuning in ("frozen", "rein of rank 2") for seed in (0, 1)
     }
     written = json.loads((out / "cells" / "tiny_frozen_seed0.json").read_text())
-    assert written.keys() == {"trained", "scores"} and written["scores"].keys() == {"seen", "unseen"}
+    assert written.keys() == {"of", "trained", "scores"} and written["scores"].keys() == {"seen", "unseen"}
     model = rein_hf.from_pretrained(out / "runs" / "tiny_rein of rank 2_seed0")
     of_rein = [p for name, p in model.named_parameters() if ".rein_" in name and "rein_query_content" not in name]
     assert [cell["trained"] for cell in cells] == [0, sum(p.numel() for p in of_rein)] * 2
@@ -81,6 +83,16 @@ def test_a_grid_its_table_and_figure(plan, tmp_path, capsys, monkeypatch):
     assert Image.open(out / "figure.png").width > 300
     monkeypatch.setattr(train, "main", lambda *args: pytest.fail("a cell was run again"))
     assert run(plan, out) == cells
+    other = yaml.safe_load(plan.read_text())
+    other["tunings"]["rein of rank 2"]["rein"]["r"] = 3
+    other["targets"].pop()
+    plan.with_name("other.yaml").write_text(yaml.safe_dump(other))
+    with pytest.raises(ValueError, match=r"tiny_frozen_seed0.json is of another cell: targets was '\[\"seen="):
+        run(plan.with_name("other.yaml"), out)
+    other["targets"] = yaml.safe_load(plan.read_text())["targets"]
+    plan.with_name("other.yaml").write_text(yaml.safe_dump(other))
+    with pytest.raises(ValueError, match=r"rank 2_seed0.json is of another cell: rein was '{.r.: 2}', is"):
+        run(plan.with_name("other.yaml"), out)
     (out / "cells" / "tiny_frozen_seed1.json").unlink()
     with pytest.raises(pytest.fail.Exception, match="a cell was run again"):
         run(plan, out)
@@ -98,3 +110,13 @@ def test_mistakes_in_an_assessment(plan, change, message):
     plan.write_text(yaml.safe_dump({**yaml.safe_load(plan.read_text()), **change}))
     with pytest.raises(ValueError, match=message):
         assess.read_plan(str(plan))
+
+
+def test_every_assessment_in_the_repository_can_be_read():
+    files = sorted(Path("recipes/assessments").glob("*.yaml"))
+    assert files
+    for path in files:
+        plan = assess.read_plan(str(path))
+        for backbone, tuning in itertools.product(plan["backbones"], plan["tunings"]):
+            recipe, args = assess.cell_arguments(plan, backbone, tuning, plan["seeds"][0], Path("run"))
+            assert recipe.tuning == tuning.removesuffix("-unlinked") and args.output_dir == "run", (path, tuning)
