@@ -38,6 +38,7 @@ from rein_hf.evaluation import evaluate_domain
 from rein_hf.plots import plot_assessment
 from rein_hf.recipe import RecipeArguments, fixed_values
 from rein_hf.results import Results
+from rein_hf.whole import written_whole
 from rein_hf.yaml_file import read_yaml
 
 
@@ -61,7 +62,8 @@ def main(args: AssessmentArguments) -> list[dict]:
         cells.append({"backbone": backbone, "tuning": tuning, "seed": seed, **cell})
         if Accelerator().is_main_process:
             text = table(cells)
-            (output_dir / "table.md").write_text(text + "\n")
+            with written_whole(output_dir / "table.md") as partial:
+                partial.write_text(text + "\n")
             plot_assessment(points(cells), "average mIoU (%)", output_dir / "figure.png")
             print(text)
     return cells

@@ -37,6 +37,7 @@ from recipes.benchmark_variants import SIZES, VARIANTS, Setting, build_model
 from rein_hf.plots import plot_benchmark
 from rein_hf.recipe import TUNINGS
 from rein_hf.results import Results
+from rein_hf.whole import written_whole
 
 
 # Calls of each variant before any is timed: they compile, choose kernels and make the optimizer's moments.
@@ -76,7 +77,8 @@ def main(args: BenchmarkArguments) -> dict:
             found = measure(kind, setting, chosen(args, kind), args.repeats, bar)
             results.put({str(setting): {"run": machine(args.device), "batch": setting.batch, **found}}, kind)
             text = report(results.values)
-            (output_dir / "benchmark.md").write_text(text + "\n")
+            with written_whole(output_dir / "benchmark.md") as partial:
+                partial.write_text(text + "\n")
             plot_benchmark(panels(results.values), output_dir / "benchmark.png")
     print(text)
     return results.values

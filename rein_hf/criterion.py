@@ -44,8 +44,7 @@ def pixel_loss(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor |
         num_items_in_batch (*optional*): pixels of the whole step, over all its micro-batches and processes.
     """
     with torch.autocast(labels.device.type, enabled=False):
-        logits = outputs.logits.to(torch.promote_types(outputs.logits.dtype, torch.float32))
-        loss = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
+        loss = F.cross_entropy(at_least_float32(outputs.logits), labels, ignore_index=IGNORE, reduction="sum")
     return loss / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure  # without pyplot: no global state, and no display needed
 
 from .whole import written_whole
 
@@ -46,8 +47,6 @@ def plot_robustness(
 ) -> None:
     """Mean IoU (0 to 1) over the severity of each corruption, `curves[model][corruption][severity]`, beginning with
     `clean[model]` at severity 0; one small plot per corruption, written to `path`."""
-    from matplotlib.figure import Figure
-
     names = list(next(iter(curves.values())))
     columns = min(5, len(names))
     rows = -(-len(names) // columns)
@@ -71,8 +70,6 @@ def plot_robustness(
 def plot_class_histogram(shares: Mapping[str, Mapping[str, float]], path: Path) -> None:
     """Share of each class in the pixels of each data set, `shares[data set][class]`, bars on a logarithmic scale
     written to `path`; sets of other classes have plots of their own."""
-    from matplotlib.figure import Figure
-
     groups: dict[tuple[str, ...], dict] = {}
     for name, share in shares.items():
         groups.setdefault(tuple(share), {})[name] = share
@@ -125,8 +122,6 @@ def plot_assessment(points: Sequence[Mapping], label: str, path: Path) -> None:
 def plot_benchmark(panels: Mapping[str, Mapping[str, tuple[float, float, float]]], path: Path) -> None:
     """Bars of medians with their quartiles, `panels[title][name]` in milliseconds (first quartile, median, third), one
     small plot per title, written to `path`; a name has one colour in all of them."""
-    from matplotlib.figure import Figure
-
     names = list(dict.fromkeys(name for bars in panels.values() for name in bars))
     heights = [len(bars) + 1.5 for bars in panels.values()]
     figure = Figure(figsize=(8, 0.32 * sum(heights)), layout="constrained")
@@ -147,9 +142,6 @@ def plot_benchmark(panels: Mapping[str, Mapping[str, tuple[float, float, float]]
 
 
 def _figure(width: float, height: float):
-    # a figure without pyplot keeps no global state and needs no display
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 

@@ -88,19 +88,19 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe
         ValueError: it is no YAML; a key is unknown or missing; a value is of another kind than its key's, or makes no
             sense there; the batch cannot be divided among the processes.
     """
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
     values = {**DEFAULTS, "output_dir": f"outputs/{Path(path).stem}", **read_yaml(path)}
     try:
         _override(values, overrides)
         _check(values)
-        values.update(_shared_out(values))
+        values.update(_shared_out(values, world_size))
         recipe, args = HfArgumentParser((RecipeArguments, TrainingArguments)).parse_dict(values)
+        if args.world_size != world_size:
+            raise ValueError(
+                f"{args.world_size} process(es) found each other; expected {world_size}, as were launched."
+            )
     except (OSError, TypeError, ValueError, StrictDataclassFieldValidationError) as error:
         raise ValueError(f"{path}: {error}") from error
-    if args.world_size != int(os.environ.get("WORLD_SIZE", 1)):
-        raise ValueError(
-            f"{path}: {args.world_size} process(es) found each other; expected {os.environ.get('WORLD_SIZE', 1)}, as "
-            "were launched."
-        )
     return recipe, args
 
 
@@ -152,9 +152,8 @@ def _check(values: dict[str, Any]) -> None:
         raise ValueError(f"tuning is {values['tuning']!r}; expected one of {', '.join(TUNINGS)}.")
 
 
-def _shared_out(values: dict[str, Any]) -> dict[str, Any]:
+def _shared_out(values: dict[str, Any], world_size: int) -> dict[str, Any]:
     """The batch of a step divided among the processes, and where they run."""
-    world_size = int(os.environ.get("WORLD_SIZE", 1))
     total = values.get("total_batch_size", RecipeArguments.total_batch_size)
     per_device = values.get("per_device_train_batch_size", max(total // world_size, 1))
     if per_device < 1 or total % (per_device * world_size):
