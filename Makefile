@@ -17,7 +17,7 @@ test: $(READY)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 parity: $(READY)
-	$(BIN)/python -m tests.test_parity
+	$(BIN)/python -m tests.reference.test_parity
 
 lint: $(READY)
 	$(BIN)/ruff check .

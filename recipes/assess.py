@@ -32,14 +32,12 @@ from transformers import AutoImageProcessor, HfArgumentParser, TrainingArguments
 import rein_hf
 from recipes import train
 from rein_hf.backbone import backbone_of
-from rein_hf.checkpoints import changes
 from rein_hf.data import load_domain
-from rein_hf.evaluation import evaluate_domain
-from rein_hf.plots import plot_assessment
-from rein_hf.recipe import RecipeArguments, fixed_values
-from rein_hf.results import Results
-from rein_hf.whole import written_whole
-from rein_hf.yaml_file import read_yaml
+from rein_hf.evaluation import Results, evaluate_domain
+from rein_hf.files import atomic_write, read_yaml
+from rein_hf.training import RecipeArguments, config_fixed_on_resume
+from rein_hf.training.checkpoints import diff_config
+from rein_hf.views.plots import plot_assessment
 
 
 KEYS = {"recipe": str, "backbones": dict, "tunings": dict, "seeds": list, "targets": list}
@@ -57,14 +55,14 @@ def main(args: AssessmentArguments) -> list[dict]:
     # seed by seed: what there is of an unfinished grid can be compared
     for seed, backbone, tuning in itertools.product(plan["seeds"], plan["backbones"], plan["tunings"]):
         name = f"{backbone}_{tuning}_seed{seed}"
-        arguments = cell_arguments(plan, backbone, tuning, seed, output_dir / "runs" / name)
+        arguments = cell_recipe(plan, backbone, tuning, seed, output_dir / "runs" / name)
         cell = run_cell(output_dir / "cells" / f"{name}.json", plan["targets"], *arguments)
         cells.append({"backbone": backbone, "tuning": tuning, "seed": seed, **cell})
         if Accelerator().is_main_process:
-            text = table(cells)
-            with written_whole(output_dir / "table.md") as partial:
+            text = results_table(cells)
+            with atomic_write(output_dir / "table.md") as partial:
                 partial.write_text(text + "\n")
-            plot_assessment(points(cells), "average mIoU (%)", output_dir / "figure.png")
+            plot_assessment(figure_points(cells), "average mIoU (%)", output_dir / "figure.png")
             print(text)
     return cells
 
@@ -84,7 +82,7 @@ def read_plan(path: str) -> dict:
     return plan
 
 
-def cell_arguments(
+def cell_recipe(
     plan: dict, backbone: str, tuning: str, seed: int, run: Path
 ) -> tuple[RecipeArguments, TrainingArguments]:
     """The recipe of one cell, which trains in the folder `run`."""
@@ -101,10 +99,10 @@ def run_cell(path: Path, targets: list[str], recipe: RecipeArguments, training: 
     Raises:
         ValueError: what an earlier run has left is of another recipe or of other targets.
     """
-    of = {**fixed_values(recipe, training), "targets": targets}
+    of = {**config_fixed_on_resume(recipe, training), "targets": targets}
     of = {key: json.dumps(value) for key, value in of.items()}  # as text: a null in the file is a score without value
     results = Results(path, resume=True, writes=Accelerator().is_main_process)
-    if results.has("scores") and (changed := changes(results.values.get("of", {}), of)):
+    if results.has("scores") and (changed := diff_config(results.values.get("of", {}), of)):
         raise ValueError(f"{path} is of another cell: {changed}. Take another --output_dir, or remove the file.")
     if not results.has("scores"):
         train.main(recipe, training)
@@ -124,7 +122,7 @@ def trained_in_backbone(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in backbone_of(model).parameters() if parameter.requires_grad)
 
 
-def rows(cells: list[dict]) -> list[dict]:
+def mean_over_seeds(cells: list[dict]) -> list[dict]:
     """The cells of one backbone and tuning together: mean over the seeds of each score and of their average, and the
     average of each seed."""
     found = []
@@ -147,10 +145,10 @@ def rows(cells: list[dict]) -> list[dict]:
     return found
 
 
-def table(cells: list[dict]) -> str:
+def results_table(cells: list[dict]) -> str:
     """mIoU in percent as markdown: a row for each backbone and tuning, a column for each target, and their average,
     followed by that of each seed where there are several."""
-    targets, summed = list(cells[0]["scores"]), rows(cells)
+    targets, summed = list(cells[0]["scores"]), mean_over_seeds(cells)
     lines = ["| " + " | ".join(["backbone", "tuning", "trained in it", *targets, "average"]) + " |"]
     lines.append("|---" * (4 + len(targets)) + "|")
     for row in summed:
@@ -163,7 +161,7 @@ def table(cells: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def points(cells: list[dict]) -> list[dict]:
+def figure_points(cells: list[dict]) -> list[dict]:
     """What [`plot_assessment`] draws."""
     return [
         {
@@ -172,7 +170,7 @@ def points(cells: list[dict]) -> list[dict]:
             "x": row["trained"],
             "ys": [100 * y for y in row["averages"]],
         }
-        for row in rows(cells)
+        for row in mean_over_seeds(cells)
     ]
 
 

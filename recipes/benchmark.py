@@ -32,12 +32,12 @@ from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
 from recipes.assess import trained_in_backbone
-from recipes.benchmark_costs import growth, quartiles, ratios, seconds
+from recipes.benchmark_costs import peak_memory, quartiles, ratios, seconds
 from recipes.benchmark_variants import SIZES, VARIANTS, Setting, build_model
-from rein_hf.plots import plot_benchmark
-from rein_hf.recipe import TUNINGS
-from rein_hf.results import Results
-from rein_hf.whole import written_whole
+from rein_hf.evaluation import Results
+from rein_hf.files import atomic_write
+from rein_hf.training import TUNINGS
+from rein_hf.views.plots import plot_benchmark
 
 
 # Calls of each variant before any is timed: they compile, choose kernels and make the optimizer's moments.
@@ -65,26 +65,26 @@ class BenchmarkArguments:
 
 def main(args: BenchmarkArguments) -> dict:
     """All that `benchmark.json` holds."""
-    check(args)
+    check_arguments(args)
     transformers.logging.set_verbosity_error()
     if args.threads:
         torch.set_num_threads(args.threads)
     output_dir = Path(args.output_dir)
     results = Results(output_dir / "benchmark.json", resume=True)
     plan = [(kind, setting) for kind in args.kinds for setting in settings(args, kind)]
-    with tqdm(total=sum(len(chosen(args, kind)) * (args.repeats + 1) for kind, _ in plan)) as bar:
+    with tqdm(total=sum(len(chosen_variants(args, kind)) * (args.repeats + 1) for kind, _ in plan)) as bar:
         for kind, setting in plan:
-            found = measure(kind, setting, chosen(args, kind), args.repeats, bar)
-            results.put({str(setting): {"run": machine(args.device), "batch": setting.batch, **found}}, kind)
+            found = measure(kind, setting, chosen_variants(args, kind), args.repeats, bar)
+            results.put({str(setting): {"run": run_conditions(args.device), "batch": setting.batch, **found}}, kind)
             text = report(results.values)
-            with written_whole(output_dir / "benchmark.md") as partial:
+            with atomic_write(output_dir / "benchmark.md") as partial:
                 partial.write_text(text + "\n")
-            plot_benchmark(panels(results.values), output_dir / "benchmark.png")
+            plot_benchmark(figure_panels(results.values), output_dir / "benchmark.png")
     print(text)
     return results.values
 
 
-def check(args: BenchmarkArguments) -> None:
+def check_arguments(args: BenchmarkArguments) -> None:
     """
     Raises:
         ValueError: an argument is not among those that can be measured.
@@ -94,7 +94,7 @@ def check(args: BenchmarkArguments) -> None:
         if not getattr(args, name) or not set(getattr(args, name)) <= set(values):
             raise ValueError(f"{name} is {getattr(args, name)}; expected some of {list(values)}.")
     unknown = set(args.variants or []) - {name for variants in VARIANTS.values() for name in variants}
-    if unknown or not all(chosen(args, kind) for kind in args.kinds):
+    if unknown or not all(chosen_variants(args, kind) for kind in args.kinds):
         known = {kind: list(VARIANTS[kind]) for kind in args.kinds}
         raise ValueError(f"variants is {args.variants}; expected, of each kind, some of {known}.")
     if args.device not in ("cpu", "cuda") or args.device == "cuda" and not torch.cuda.is_available():
@@ -110,12 +110,12 @@ def settings(args: BenchmarkArguments, kind: str) -> list[Setting]:
     return [Setting(*one, args.device) for one in combinations]
 
 
-def chosen(args: BenchmarkArguments, kind: str) -> list[str]:
+def chosen_variants(args: BenchmarkArguments, kind: str) -> list[str]:
     """Names of the variants of a kind that are asked for."""
     return [name for name in VARIANTS[kind] if args.variants is None or name in args.variants]
 
 
-def machine(device: str) -> dict:
+def run_conditions(device: str) -> dict:
     threads = torch.get_num_threads()
     cpu = f"CPU with {torch.backends.cpu.get_cpu_capability()}, {threads} thread{'s' * (threads > 1)}"
     return {
@@ -133,7 +133,7 @@ def measure(kind: str, setting: Setting, names: list[str], repeats: int, bar: tq
     for name in names:
         bar.set_description(f"{setting}: {name}")
         variant = VARIANTS[kind][name]
-        found[name] = {"over": variant.over, "wall": [], "cpu": [], "peak": peak(kind, name, setting)}
+        found[name] = {"over": variant.over, "wall": [], "cpu": [], "peak": variant_peak_memory(kind, name, setting)}
         runs[name] = variant.make(setting, build)
         for _ in range(WARM_UP):
             runs[name]()
@@ -145,22 +145,22 @@ def measure(kind: str, setting: Setting, names: list[str], repeats: int, bar: tq
             bar.update()
     if kind != "adapters":
         return {"variants": found}
-    return {"variants": found, "tunings": {name: footprint(build_model(setting, name)) for name in TUNINGS}}
+    return {"variants": found, "tunings": {name: tuning_costs(build_model(setting, name)) for name in TUNINGS}}
 
 
-def peak(kind: str, name: str, setting: Setting) -> int | None:
+def variant_peak_memory(kind: str, name: str, setting: Setting) -> int | None:
     """Most bytes that a variant takes beyond its weights, in a process of its own; `None` where it is not measured: of
     adapters' files, and compiled on a CPU, where the compiler takes more."""
     if kind == "adapters" or (setting.device, setting.mode) == ("cpu", "compile"):
         return None
-    return growth(functools.partial(made_alone, kind, name, setting), setting.device)
+    return peak_memory(functools.partial(make_variant, kind, name, setting), setting.device)
 
 
-def made_alone(kind: str, name: str, setting: Setting) -> Callable[[], object]:
+def make_variant(kind: str, name: str, setting: Setting) -> Callable[[], object]:
     return VARIANTS[kind][name].make(setting, functools.partial(build_model, setting))
 
 
-def footprint(model: torch.nn.Module) -> dict[str, int]:
+def tuning_costs(model: torch.nn.Module) -> dict[str, int]:
     """Trained parameters, of them in the backbone, and bytes of what is saved: of an adapter itself and the head, of
     other models everything."""
     arguments = {"save_embedding_layers": False} if isinstance(model, PeftModel) else {}
@@ -184,7 +184,7 @@ def report(results: dict) -> str:
             lines.append(f"\n**{kind}: {setting}** ({run})\n")
             lines.append("| variant | ms | images/s | to | ratio | ratio of CPU time | peak beyond weights, MB |")
             lines.append("|---|---|---|---|---|---|---|")
-            lines += [row(name, kind, found) for name in found["variants"]]
+            lines += [report_row(name, kind, found) for name in found["variants"]]
             if "tunings" in found:
                 lines.append("\n| tuning | trained | of it in the backbone | saved, MB |\n|---|---|---|---|")
             for name, cost in found.get("tunings", {}).items():
@@ -194,7 +194,7 @@ def report(results: dict) -> str:
     return "\n".join(lines).strip()
 
 
-def row(name: str, kind: str, found: dict) -> str:
+def report_row(name: str, kind: str, found: dict) -> str:
     variant = found["variants"][name]
     other = found["variants"].get(variant["over"])
     first, median, last = (1000 * value for value in quartiles(variant["wall"]))
@@ -210,7 +210,7 @@ def row(name: str, kind: str, found: dict) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def panels(results: dict) -> dict[str, dict[str, tuple[float, float, float]]]:
+def figure_panels(results: dict) -> dict[str, dict[str, tuple[float, float, float]]]:
     """What [`plot_benchmark`] draws: quartiles in milliseconds."""
     return {
         f"{kind}: {setting}": {

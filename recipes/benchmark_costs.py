@@ -28,7 +28,7 @@ def seconds(run: Callable[[], object], device: str = "cpu") -> dict[str, float]:
     return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
 
 
-def growth(make: Callable[[], Callable[[], object]], device: str = "cpu") -> int:
+def peak_memory(make: Callable[[], Callable[[], object]], device: str = "cpu") -> int:
     """Peak memory of two calls of what `make()` returns, beyond what there was before them, in a process of its own.
 
     Two, since only the second step of a training has the optimizer's moments beside its activations.
@@ -46,7 +46,7 @@ def growth(make: Callable[[], Callable[[], object]], device: str = "cpu") -> int
     # not a fork of this process: one that has used several threads leaves its copies waiting for them
     context = multiprocessing.get_context("forkserver" if device == "cpu" else "spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_send_growth, args=(theirs, make, device))
+    process = context.Process(target=_send_peak_memory, args=(theirs, make, device))
     process.start()
     theirs.close()  # so that the end of the process ends the wait
     try:
@@ -58,7 +58,7 @@ def growth(make: Callable[[], Callable[[], object]], device: str = "cpu") -> int
         process.join()
 
 
-def _send_growth(pipe, make: Callable[[], Callable[[], object]], device: str) -> None:
+def _send_peak_memory(pipe, make: Callable[[], Callable[[], object]], device: str) -> None:
     run = make()
     gc.collect()
     if device == "cuda":
@@ -68,13 +68,13 @@ def _send_growth(pipe, make: Callable[[], Callable[[], object]], device: str) ->
         # what building has freed but the heap has kept, or its own peak, would hide as much of the calls
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # the peak from now on
-        before = _resident("VmRSS")
+        before = _resident_bytes("VmRSS")
     for _ in range(2):
         run()
-    pipe.send((torch.cuda.max_memory_allocated() if device == "cuda" else _resident("VmHWM")) - before)
+    pipe.send((torch.cuda.max_memory_allocated() if device == "cuda" else _resident_bytes("VmHWM")) - before)
 
 
-def _resident(field: str) -> int:
+def _resident_bytes(field: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 

@@ -20,10 +20,8 @@ from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
 from rein_hf import build_image_processor
-from rein_hf.data import Domain, load_domain
-from rein_hf.evaluation import spread
-from rein_hf.samples import Collator
-from rein_hf.transforms import Augmentation
+from rein_hf.data import Augmentation, Collator, Domain, load_domain
+from rein_hf.evaluation import evenly_spaced_indices
 
 
 @dataclass
@@ -40,8 +38,8 @@ def main(args: DataBenchmarkArguments) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         domain = load_domain(args.domain)
         if args.size:
-            domain = resized(domain, args.size, args.images, Path(folder))
-        indices = spread(len(domain.dataset), args.images)
+            domain = resize_domain(domain, args.size, args.images, Path(folder))
+        indices = evenly_spaced_indices(len(domain.dataset), args.images)
         files = domain.dataset.with_format(None).select(indices)
         augment, collate = Augmentation(args.crop), Collator(build_image_processor(), args.crop)
 
@@ -84,12 +82,12 @@ def main(args: DataBenchmarkArguments) -> dict[str, float]:
     return medians
 
 
-def resized(domain: Domain, size: str, count: int, folder: Path) -> Domain:
+def resize_domain(domain: Domain, size: str, count: int, folder: Path) -> Domain:
     """The images of a domain as PNGs of another size, in the layout of GTA5."""
     width, height = map(int, size.split("x"))
     for kind, role, resample in (("images", "image", Image.BICUBIC), ("labels", "label", Image.NEAREST)):
         (folder / kind).mkdir()
-        for index in spread(len(domain.dataset), count):
+        for index in evenly_spaced_indices(len(domain.dataset), count):
             picture = domain.dataset[index][role].resize((width, height), resample)
             picture.save(folder / kind / f"{index:05}.png")
     return load_domain(str(folder))

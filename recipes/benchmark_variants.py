@@ -13,13 +13,12 @@ from torch.nn import functional as F
 from transformers import Dinov2Config, Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 
-from recipes.train import tune
+from recipes.train import apply_tuning
 from rein_hf import ViTPyramidConfig, slide_inference
 from rein_hf.backbone import backbone_of
 from rein_hf.inference import predict_labels
-from rein_hf.optim import param_groups
-from rein_hf.recipe import RecipeArguments
-from rein_hf.segmenter import finished
+from rein_hf.segmenter import use_paper_loss_and_fast_modules
+from rein_hf.training import RecipeArguments, param_groups
 
 
 # Hidden size, blocks and attention heads of DINOv2.
@@ -64,36 +63,38 @@ def build_model(setting: Setting, tuning: str, stock: bool = False) -> torch.nn.
         Mask2FormerConfig(backbone_config=backbone, num_labels=19, num_queries=100)
     )
     if not stock:
-        model = finished(model)
-    return tune(model, RecipeArguments(backbone="", train=[], tuning=tuning)).to(setting.device)
+        model = use_paper_loss_and_fast_modules(model)
+    return apply_tuning(model, RecipeArguments(backbone="", train=[], tuning=tuning)).to(setting.device)
 
 
-def features(setting: Setting, model: torch.nn.Module) -> Callable[[], object]:
-    encoder = backbone_of(as_loaded(model))
-    return inference(setting, lambda pixels: encoder(pixels).feature_maps)
+def feature_call(setting: Setting, model: torch.nn.Module) -> Callable[[], object]:
+    encoder = backbone_of(freeze(model))
+    return inference_call(setting, lambda pixels: encoder(pixels).feature_maps)
 
 
-def labels(setting: Setting, model: torch.nn.Module, width: int = 1) -> Callable[[], object]:
+def label_call(setting: Setting, model: torch.nn.Module, width: int = 1) -> Callable[[], object]:
     """Label maps of images `width` times as wide as high, by windows."""
-    as_loaded(model)
+    freeze(model)
     size = (setting.crop, width * setting.crop)
-    return inference(setting, lambda pixels: predict_labels(slide_inference(model, pixels), size), width)
+    return inference_call(setting, lambda pixels: predict_labels(slide_inference(model, pixels), size), width)
 
 
-def stock_labels(setting: Setting, model: torch.nn.Module) -> Callable[[], object]:
+def stock_label_call(setting: Setting, model: torch.nn.Module) -> Callable[[], object]:
     """Label maps as transformers makes them: full masks of every decoder output, squeezed through 384x384."""
-    as_loaded(model)
+    freeze(model)
     post_process = Mask2FormerImageProcessorPil().post_process_semantic_segmentation
     sizes = [(setting.crop, setting.crop)] * setting.batch
-    return inference(setting, lambda pixels: post_process(model(pixel_values=pixels), target_sizes=sizes))
+    return inference_call(setting, lambda pixels: post_process(model(pixel_values=pixels), target_sizes=sizes))
 
 
-def as_loaded(model: torch.nn.Module) -> torch.nn.Module:
+def freeze(model: torch.nn.Module) -> torch.nn.Module:
     """As `rein_hf.from_pretrained` gives it: some kernels are others where weights require gradients."""
     return model.eval().requires_grad_(False)
 
 
-def inference(setting: Setting, forward: Callable[[torch.Tensor], object], width: int = 1) -> Callable[[], object]:
+def inference_call(
+    setting: Setting, forward: Callable[[torch.Tensor], object], width: int = 1
+) -> Callable[[], object]:
     pixels = torch.randn(setting.batch, 3, setting.crop, width * setting.crop, device=setting.device)
     forward = torch.compile(forward) if setting.mode == "compile" else forward
 
@@ -105,7 +106,7 @@ def inference(setting: Setting, forward: Callable[[torch.Tensor], object], width
     return run
 
 
-def training(setting: Setting, model: torch.nn.Module) -> Callable[[], object]:
+def training_call(setting: Setting, model: torch.nn.Module) -> Callable[[], object]:
     """Forward, loss, backward, AdamW, on images of about ten classes."""
     model.train()
     optimizer = torch.optim.AdamW(param_groups(model, lr=1e-4, weight_decay=0.05))
@@ -130,14 +131,14 @@ def training(setting: Setting, model: torch.nn.Module) -> Callable[[], object]:
     return run
 
 
-def loading(setting: Setting, model: PeftModel) -> Callable[[], object]:
+def loading_call(setting: Setting, model: PeftModel) -> Callable[[], object]:
     """Reads another adapter, head included, from a file that the system has in its memory already."""
     folder, numbers = tempfile.TemporaryDirectory(), itertools.count()
     model.save_pretrained(folder.name, save_embedding_layers=False)
     return lambda: model.load_adapter(folder.name, f"loaded{next(numbers)}")
 
 
-def switching(setting: Setting, model: PeftModel) -> Callable[[], object]:
+def switching_call(setting: Setting, model: PeftModel) -> Callable[[], object]:
     model.add_adapter("other", model.peft_config["default"])
     names = itertools.cycle(["other", "default"])
     return lambda: model.set_adapter(next(names))
@@ -145,32 +146,34 @@ def switching(setting: Setting, model: PeftModel) -> Callable[[], object]:
 
 VARIANTS: dict[str, dict[str, Variant]] = {
     "inference": {
-        "backbone": Variant(lambda setting, build: features(setting, build("frozen"))),
-        "backbone + Rein": Variant(lambda setting, build: features(setting, build("rein")), over="backbone"),
-        "backbone + LoRA": Variant(lambda setting, build: features(setting, build("lora")), over="backbone"),
-        "Rein and head": Variant(lambda setting, build: labels(setting, build("rein"))),
+        "backbone": Variant(lambda setting, build: feature_call(setting, build("frozen"))),
+        "backbone + Rein": Variant(lambda setting, build: feature_call(setting, build("rein")), over="backbone"),
+        "backbone + LoRA": Variant(lambda setting, build: feature_call(setting, build("lora")), over="backbone"),
+        "Rein and head": Variant(lambda setting, build: label_call(setting, build("rein"))),
         "Rein and stock head": Variant(
-            lambda setting, build: stock_labels(setting, build("rein", stock=True)), over="Rein and head"
+            lambda setting, build: stock_label_call(setting, build("rein", stock=True)), over="Rein and head"
         ),
         "Rein and head, image of 2:1": Variant(
-            lambda setting, build: labels(setting, build("rein"), width=2), over="Rein and head"
+            lambda setting, build: label_call(setting, build("rein"), width=2), over="Rein and head"
         ),
     },
     "training": {
-        "frozen": Variant(lambda setting, build: training(setting, build("frozen"))),
-        "Rein": Variant(lambda setting, build: training(setting, build("rein")), over="frozen"),
-        "LoRA": Variant(lambda setting, build: training(setting, build("lora")), over="frozen"),
-        "full": Variant(lambda setting, build: training(setting, build("full")), over="frozen"),
+        "frozen": Variant(lambda setting, build: training_call(setting, build("frozen"))),
+        "Rein": Variant(lambda setting, build: training_call(setting, build("rein")), over="frozen"),
+        "LoRA": Variant(lambda setting, build: training_call(setting, build("lora")), over="frozen"),
+        "full": Variant(lambda setting, build: training_call(setting, build("full")), over="frozen"),
         "Rein, stock head and loss": Variant(
-            lambda setting, build: training(setting, build("rein", stock=True)), over="Rein"
+            lambda setting, build: training_call(setting, build("rein", stock=True)), over="Rein"
         ),
     },
     "adapters": {
-        "load Rein": Variant(lambda setting, build: loading(setting, build_model(setting, "rein"))),
-        "load LoRA": Variant(lambda setting, build: loading(setting, build_model(setting, "lora")), over="load Rein"),
-        "switch Rein": Variant(lambda setting, build: switching(setting, build_model(setting, "rein"))),
+        "load Rein": Variant(lambda setting, build: loading_call(setting, build_model(setting, "rein"))),
+        "load LoRA": Variant(
+            lambda setting, build: loading_call(setting, build_model(setting, "lora")), over="load Rein"
+        ),
+        "switch Rein": Variant(lambda setting, build: switching_call(setting, build_model(setting, "rein"))),
         "switch LoRA": Variant(
-            lambda setting, build: switching(setting, build_model(setting, "lora")), over="switch Rein"
+            lambda setting, build: switching_call(setting, build_model(setting, "lora")), over="switch Rein"
         ),
     },
 }

@@ -44,17 +44,20 @@ from transformers.utils import logging as transformers_logging
 
 import rein_hf
 from rein_hf import ReinConfig, ViTPyramidConfig
+from rein_hf.backbone import resample_to
 from rein_hf.labels import CITYSCAPES_CLASSES
 from rein_hf.reference import (
     BACKBONE_NAMES,
     REIN_AND_HEAD_NAMES,
     Tensors,
-    differences,
+    compare_tensors,
+    default_out_indices,
     from_reference,
+    head_sizes,
+    rein_sizes,
     to_reference,
+    vit_config,
 )
-from rein_hf.reference_sizes import default_out_indices, head_sizes, rein_sizes, vit_config
-from rein_hf.vit import fit
 
 
 PATCH_SIZE = 16
@@ -63,7 +66,7 @@ PEFT_PREFIX = "base_model.model."
 
 
 @dataclass
-class Arguments:
+class ConversionArguments:
     checkpoint: str = field(metadata={"help": "Rein and head, or a full model (.pth); an adapter with --reverse."})
     output_dir: str = field(metadata={"help": "Folder to write, new or empty."})
     backbone: str | None = field(default=None, metadata={"help": "DINOv2: a .pth file, a folder or a Hub id."})
@@ -82,7 +85,7 @@ class Arguments:
     reverse: bool = field(default=False, metadata={"help": "From an adapter to the authors' two files."})
 
 
-def main(args: Arguments) -> None:
+def main(args: ConversionArguments) -> None:
     """Converts, reloads and compares what was written, and prints counts.
 
     Raises:
@@ -95,18 +98,18 @@ def main(args: Arguments) -> None:
         convert_from_reference(args)
 
 
-def convert_from_reference(args: Arguments) -> None:
+def convert_from_reference(args: ConversionArguments) -> None:
     rein_and_head, backbone = read_checkpoint(args)
     vit = vit_config(backbone, args.num_attention_heads) if backbone else pretrained_config(args)
     image_size = crop_size(args, vit)
     rein = rein_config(args, rein_and_head, vit)
     model_args = segmenter_arguments(args, rein_and_head, vit, rein.num_tokens)
-    raise_differences(args, rein_and_head, backbone, vit, rein, model_args)
+    check_names(args, rein_and_head, backbone, vit, rein, model_args)
     adapter, _ = from_reference(rein_and_head, REIN_AND_HEAD_NAMES)
     vit_weights, _ = from_reference(backbone, BACKBONE_NAMES)
 
     output_dir = new_folder(args.output_dir)
-    with staging(output_dir) as stage:
+    with staging_folder(output_dir) as stage:
         source = named = args.backbone
         if backbone:
             source, named = stage / "backbone", new_folder(args.backbone_dir or f"{output_dir}-backbone")
@@ -115,12 +118,12 @@ def convert_from_reference(args: Arguments) -> None:
             named = os.path.abspath(source)  # so that the adapter finds it from any working directory
         base = rein_hf.build_segmenter(source, image_size=image_size, patch_size=PATCH_SIZE, **model_args)
         write_adapter(base, rein, adapter, str(named), stage / "adapter")
-        loaded, loaded_vit = tensors_of(rein_hf.from_pretrained(stage / "adapter", backbone=source))
-        raise_unequal(adapter, loaded)
+        loaded, loaded_vit = split_tensors(rein_hf.from_pretrained(stage / "adapter", backbone=source))
+        check_equal(adapter, loaded)
         if backbone:
-            raise_unequal(fit(vit, vit_weights, image_size, PATCH_SIZE)[1], loaded_vit)
-            move(source, named)
-        move(stage / "adapter", output_dir)
+            check_equal(resample_to(vit, vit_weights, image_size, PATCH_SIZE)[1], loaded_vit)
+            replace_folder(source, named)
+        replace_folder(stage / "adapter", output_dir)
     of_rein = {
         name for name in adapter if ".rein_" in name and ".rein_query_content." not in name
     }  # as the paper counts
@@ -130,7 +133,7 @@ def convert_from_reference(args: Arguments) -> None:
     print(f"{output_dir}: loaded with rein_hf.from_pretrained, every tensor is equal to the converted one.")
 
 
-def convert_to_reference(args: Arguments) -> None:
+def convert_to_reference(args: ConversionArguments) -> None:
     model = rein_hf.from_pretrained(args.checkpoint, backbone=args.backbone)
     if not isinstance(model, PeftModel):
         raise ValueError(f"{args.checkpoint} is a whole {type(model).__name__}; expected a Rein adapter.")
@@ -139,7 +142,7 @@ def convert_to_reference(args: Arguments) -> None:
         raise ValueError(
             f"{args.checkpoint} refines some blocks only or has no softmax: their files cannot tell that."
         )
-    adapter, vit_weights = tensors_of(model)
+    adapter, vit_weights = split_tensors(model)
     mask_token = AutoModel.from_pretrained(args.backbone or config.base_model_name_or_path).embeddings.mask_token
     if mask_token is not None:
         vit_weights["embeddings.mask_token"] = mask_token.detach()
@@ -150,14 +153,14 @@ def convert_to_reference(args: Arguments) -> None:
         raise ValueError("\n  ".join(lines))
 
     output_dir = new_folder(args.output_dir)
-    with staging(output_dir) as stage:
+    with staging_folder(output_dir) as stage:
         files = stage / "files"
         files.mkdir()
         torch.save({"meta": {}, "state_dict": rein_and_head}, files / REIN_AND_HEAD_FILE)
         torch.save(backbone, files / BACKBONE_FILE)
-        raise_unequal(rein_and_head, read_tensors(files / REIN_AND_HEAD_FILE))
-        raise_unequal(backbone, read_tensors(files / BACKBONE_FILE))
-        move(files, output_dir)
+        check_equal(rein_and_head, read_tensors(files / REIN_AND_HEAD_FILE))
+        check_equal(backbone, read_tensors(files / BACKBONE_FILE))
+        replace_folder(files, output_dir)
     print_counts(REIN_AND_HEAD_FILE, rein_and_head.values())
     print_counts(BACKBONE_FILE, backbone.values())
     print(f"{output_dir}: read again, every tensor is equal to the adapter's and the backbone's.")
@@ -190,7 +193,7 @@ def read_tensors(path: str | os.PathLike) -> Tensors:
     return {name: x.float() for name, x in tensors.items()}
 
 
-def read_checkpoint(args: Arguments) -> tuple[Tensors, Tensors]:
+def read_checkpoint(args: ConversionArguments) -> tuple[Tensors, Tensors]:
     """Rein and head, and the backbone; no tensors of it if it is a folder or on the Hub."""
     tensors = read_tensors(args.checkpoint)
     rein_and_head = {k: v for k, v in tensors.items() if not k.startswith("backbone.") or ".reins." in k}
@@ -217,7 +220,7 @@ def read_checkpoint(args: Arguments) -> tuple[Tensors, Tensors]:
     return rein_and_head, backbone
 
 
-def pretrained_config(args: Arguments) -> Dinov2Config:
+def pretrained_config(args: ConversionArguments) -> Dinov2Config:
     """Configuration of a backbone that is a folder or on the Hub."""
     vit = AutoConfig.from_pretrained(args.backbone)
     if not isinstance(vit, Dinov2Config):
@@ -227,7 +230,7 @@ def pretrained_config(args: Arguments) -> Dinov2Config:
     return vit
 
 
-def crop_size(args: Arguments, vit: Dinov2Config) -> int:
+def crop_size(args: ConversionArguments, vit: Dinov2Config) -> int:
     """Side of the training crops, told by the positions of a backbone that was converted to patch 16."""
     if vit.patch_size != PATCH_SIZE:
         return args.image_size or 512
@@ -238,7 +241,7 @@ def crop_size(args: Arguments, vit: Dinov2Config) -> int:
     return vit.image_size
 
 
-def rein_config(args: Arguments, tensors: Tensors, vit: Dinov2Config) -> ReinConfig:
+def rein_config(args: ConversionArguments, tensors: Tensors, vit: Dinov2Config) -> ReinConfig:
     sizes = rein_sizes(tensors)
     for name in ("hidden_size", "num_hidden_layers"):
         if sizes[name] != getattr(vit, name):
@@ -248,7 +251,7 @@ def rein_config(args: Arguments, tensors: Tensors, vit: Dinov2Config) -> ReinCon
     return ReinConfig(**sizes)
 
 
-def segmenter_arguments(args: Arguments, tensors: Tensors, vit: Dinov2Config, num_tokens: int) -> dict:
+def segmenter_arguments(args: ConversionArguments, tensors: Tensors, vit: Dinov2Config, num_tokens: int) -> dict:
     """What [`build_segmenter`] has to know of the head and the maps."""
     head = head_sizes(tensors)
     if args.decoder_attention_heads not in (None, head["num_attention_heads"]):
@@ -282,8 +285,13 @@ def id2label(given: str | None, classes: int) -> dict[int, str]:
     return names
 
 
-def raise_differences(
-    args: Arguments, rein_and_head: Tensors, backbone: Tensors, vit: Dinov2Config, rein: ReinConfig, model_args: dict
+def check_names(
+    args: ConversionArguments,
+    rein_and_head: Tensors,
+    backbone: Tensors,
+    vit: Dinov2Config,
+    rein: ReinConfig,
+    model_args: dict,
 ) -> None:
     """Compares all keys and shapes with those of the model that their sizes make, built without memory."""
     maps = ViTPyramidConfig(backbone_config=copy.deepcopy(vit), out_indices=model_args["out_indices"])
@@ -296,11 +304,11 @@ def raise_differences(
     with torch.device("meta"):
         vit_weights = Dinov2Model(vit).state_dict()
         model = rein_hf.add_rein(Mask2FormerForUniversalSegmentation(config), copy.deepcopy(rein))
-    expected, _ = to_reference(tensors_of(model)[0], REIN_AND_HEAD_NAMES)
-    lines = [f"{args.checkpoint}: {line}" for line in differences(rein_and_head, expected)]
+    expected, _ = to_reference(split_tensors(model)[0], REIN_AND_HEAD_NAMES)
+    lines = [f"{args.checkpoint}: {line}" for line in compare_tensors(rein_and_head, expected)]
     if backbone:
         expected, _ = to_reference(vit_weights, BACKBONE_NAMES)
-        lines += [f"{args.backbone or args.checkpoint}: {line}" for line in differences(backbone, expected)]
+        lines += [f"{args.backbone or args.checkpoint}: {line}" for line in compare_tensors(backbone, expected)]
     if lines:
         raise ValueError("\n  ".join([f"{len(lines)} keys do not fit, nothing was written:", *lines]))
 
@@ -322,14 +330,14 @@ def write_adapter(
     rein_hf.build_image_processor().save_pretrained(folder)
 
 
-def tensors_of(model: PeftModel) -> tuple[Tensors, Tensors]:
+def split_tensors(model: PeftModel) -> tuple[Tensors, Tensors]:
     """The adapter's tensors and the backbone's, by our names. Rein is gone from the model after it."""
     adapter = get_peft_model_state_dict(model, save_embedding_layers=False)
     adapter = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in adapter.items()}
     return adapter, model.unload().model.pixel_level_module.encoder.vit.state_dict()
 
 
-def raise_unequal(expected: Tensors, found: Tensors) -> None:
+def check_equal(expected: Tensors, found: Tensors) -> None:
     names = [name for name in expected if name not in found or not torch.equal(expected[name], found[name])]
     names += [name for name in found if name not in expected]
     if names:
@@ -348,7 +356,7 @@ def new_folder(path: str | os.PathLike) -> Path:
     return path
 
 
-def move(source: Path, target: Path) -> None:
+def replace_folder(source: Path, target: Path) -> None:
     if target.exists():
         target.rmdir()  # empty, see new_folder; moving would put the source into it
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -356,7 +364,7 @@ def move(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def staging(output_dir: Path) -> Iterator[Path]:
+def staging_folder(output_dir: Path) -> Iterator[Path]:
     """A folder beside the output, moved there when all is right and gone otherwise."""
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=f".{output_dir.name}-") as stage:
@@ -367,6 +375,6 @@ if __name__ == "__main__":
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        main(*HfArgumentParser(Arguments, description=__doc__).parse_args_into_dataclasses())
+        main(*HfArgumentParser(ConversionArguments, description=__doc__).parse_args_into_dataclasses())
     except (OSError, ValueError) as error:
         sys.exit(f"convert_rein_to_hf: {error}")

@@ -23,13 +23,11 @@ from PIL import Image
 from transformers import AutoImageProcessor, HfArgumentParser
 
 import rein_hf
-from rein_hf.corruptions import CORRUPTIONS, corrupt
-from rein_hf.data import Domain, load_domain
-from rein_hf.evaluation import evaluate_domain, examples, predict
+from rein_hf.data import CORRUPTIONS, Domain, corrupt, load_domain
+from rein_hf.evaluation import Results, evaluate_domain, evenly_spaced_samples, predict_sample
 from rein_hf.labels import SUBSETS
-from rein_hf.pictures import colorize, contact_sheet, save_whole
-from rein_hf.plots import plot_confusion, plot_iou, plot_robustness
-from rein_hf.results import Results
+from rein_hf.views import colorize, contact_sheet, save_picture
+from rein_hf.views.plots import plot_confusion, plot_iou, plot_robustness
 
 
 FEW_GROUPS = 6
@@ -45,7 +43,7 @@ class EvaluationArguments:
     stride: int | None = field(default=None, metadata={"help": "Step between windows; default: 2/3 of the window."})
     limit: int | None = field(default=None, metadata={"help": "Evaluate this many images of each domain, spread out."})
     scored: str | None = field(default=None, metadata={"help": f"Mean over a subset: {' or '.join(SUBSETS)}."})
-    corruptions: list[str] | None = field(default=None, metadata={"help": "all, or some of rein_hf.corruptions."})
+    corruptions: list[str] | None = field(default=None, metadata={"help": "all, or some of rein_hf.data.corruptions."})
     severities: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5], metadata={"help": "Of the corruptions."})
     seed: int = field(default=0, metadata={"help": "Of the corruptions' chance."})
     bf16: bool = field(default=False, metadata={"help": "Autocast to bfloat16."})
@@ -56,7 +54,7 @@ class EvaluationArguments:
 def main(args: EvaluationArguments) -> dict:
     accelerator = Accelerator(mixed_precision="bf16" if args.bf16 else "no")
     domains = load_domains(args)
-    names, corruptions, output_dir = model_names(args.models), chosen_corruptions(args), Path(args.output_dir)
+    names, corruptions, output_dir = short_names(args.models), chosen_corruptions(args), Path(args.output_dir)
     results = Results(output_dir / "results.json", args.resume, accelerator.is_main_process)
     robustness = Results(output_dir / "robustness.json", args.resume, accelerator.is_main_process)
     pictures = {domain.name: [] for domain in domains}
@@ -77,16 +75,20 @@ def main(args: EvaluationArguments) -> dict:
             for corruption in corruptions:
                 for severity in map(str, args.severities):
                     if not robustness.has(path, domain.name, corruption, severity):
-                        scores = evaluate(domain, corrupted(corruption, int(severity), args.seed))[domain.name]
+                        scores = evaluate(domain, corruption_transform(corruption, int(severity), args.seed))[
+                            domain.name
+                        ]
                         robustness.put({severity: scores["mean_iou"]}, path, domain.name, corruption)
             if accelerator.is_main_process:
-                samples = examples(domain, args.sheet_rows)
+                samples = evenly_spaced_samples(domain, args.sheet_rows)
                 with accelerator.autocast():
-                    found = [predict(model, processor, domain, s["image"], args.crop, args.stride) for s in samples]
+                    found = [
+                        predict_sample(model, processor, domain, s["image"], args.crop, args.stride) for s in samples
+                    ]
                 pictures[domain.name].append(found)
     if accelerator.is_main_process:
         draw_report(results.values, domains, pictures, names, output_dir)
-        print(table(results.values, names, [domain.name for domain in domains]))
+        print(results_table(results.values, names, [domain.name for domain in domains]))
         if corruptions:
             for domain in domains:
                 curves = {name: robustness.values[path][domain.name] for path, name in names.items()}
@@ -120,7 +122,7 @@ def chosen_corruptions(args: EvaluationArguments) -> list[str]:
     return chosen
 
 
-def corrupted(corruption: str, severity: int, seed: int) -> Callable[[Image.Image, str], Image.Image]:
+def corruption_transform(corruption: str, severity: int, seed: int) -> Callable[[Image.Image, str], Image.Image]:
     """The corruption of an image; its chance depends on the seed and the image's name alone."""
 
     def alter(image: Image.Image, name: str) -> Image.Image:
@@ -146,15 +148,15 @@ def draw_report(results: dict, domains: list[Domain], pictures: dict, names: dic
             cells = [colorize(np.asarray(label), domain.palette) for label in (sample["label"], *labels)]
             rows.append((f"{sample['domain']} {sample['name']}", [sample["image"], *cells]))
     if rows:
-        save_whole(contact_sheet(rows, ["image", "truth", *names.values()]), output_dir / "contact_sheet.png")
+        save_picture(contact_sheet(rows, ["image", "truth", *names.values()]), output_dir / "contact_sheet.png")
 
 
 def predictions_beside(domain: Domain, predictions: list[list[np.ndarray]]) -> list[list]:
     """The samples of the contact sheet, and what each model found in them."""
-    return [examples(domain, len(predictions[0])), *predictions]
+    return [evenly_spaced_samples(domain, len(predictions[0])), *predictions]
 
 
-def model_names(paths: list[str]) -> dict[str, str]:
+def short_names(paths: list[str]) -> dict[str, str]:
     """The shortest ends of the paths that tell them apart."""
     for depth in range(1, max(len(Path(path).parts) for path in paths) + 1):
         names = {path: "/".join(Path(path).parts[-depth:]) for path in paths}
@@ -163,7 +165,7 @@ def model_names(paths: list[str]) -> dict[str, str]:
     raise ValueError(f"The same model is given twice: {paths}.")
 
 
-def table(results: dict, names: dict[str, str], domains: list[str]) -> str:
+def results_table(results: dict, names: dict[str, str], domains: list[str]) -> str:
     """mIoU in percent of every model (rows) on every domain (columns) and its unweighted mean over them, as markdown;
     groups of images too, where a domain has a few of them. results.json has all."""
     columns = list(dict.fromkeys(group for path in names for group in results[path]))

@@ -28,8 +28,7 @@ from torch.nn import functional as F
 from transformers import AutoImageProcessor, HfArgumentParser
 
 import rein_hf
-from rein_hf.heads import head_of
-from rein_hf.mask2former import class_and_mask_logits
+from rein_hf.head import class_and_mask_logits, head_of
 
 
 # Largest difference of scores, and two best scores closer than this may change places.
@@ -95,14 +94,14 @@ def main(args: ExportArguments) -> dict[str, float]:
     if args.dynamic:  # of unequal sides for the trace, so that none is taken for the other, and the trained size
         sizes = [(3 * STEP, 2 * STEP), (2 * STEP, min(5 * STEP, args.largest // STEP * STEP)), (crop, crop)]
     output.parent.mkdir(parents=True, exist_ok=True)
-    program = trace(graph, noise(args.batch_size, sizes[0]), args.largest if args.dynamic else None)
+    program = trace(graph, coloured_noise(args.batch_size, sizes[0]), args.largest if args.dynamic else None)
     # beside its place until it is known to be right
     with tempfile.TemporaryDirectory(prefix=".", dir=output.parent) as folder:
         unchecked = Path(folder, output.name)
-        write(program, unchecked, args.scores)
+        save_exported(program, unchecked, args.scores)
         del program
-        run = reader(unchecked)
-        found = [compare(expected, run, noise(args.batch_size, size)) for size in sizes]
+        run = load_exported(unchecked)
+        found = [compare_with_model(expected, run, coloured_noise(args.batch_size, size)) for size in sizes]
         files = sorted(Path(folder).iterdir(), key=lambda file: file == unchecked)  # weights first, if they are apart
         megabytes = sum(file.stat().st_size for file in files) / 1e6
         for file in files:
@@ -125,7 +124,7 @@ def trace(graph: SegmenterGraph, images: torch.Tensor, largest: int | None) -> t
         return torch.export.export(graph, (images,), dynamic_shapes=sides, strict=True)
 
 
-def write(program: torch.export.ExportedProgram, output: Path, scores: bool) -> None:
+def save_exported(program: torch.export.ExportedProgram, output: Path, scores: bool) -> None:
     if output.suffix == ".pt2":
         torch.export.save(program, output)
         return
@@ -143,7 +142,7 @@ def write(program: torch.export.ExportedProgram, output: Path, scores: bool) -> 
     )
 
 
-def reader(output: Path) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+def load_exported(output: Path) -> Callable[[torch.Tensor], list[torch.Tensor]]:
     """A function that runs the file on images."""
     if output.suffix == ".pt2":
         return torch.export.load(output).module()
@@ -153,7 +152,7 @@ def reader(output: Path) -> Callable[[torch.Tensor], list[torch.Tensor]]:
     return lambda images: [torch.from_numpy(array) for array in session.run(None, {"images": images.numpy()})]
 
 
-def noise(batch: int, size: tuple[int, int]) -> torch.Tensor:
+def coloured_noise(batch: int, size: tuple[int, int]) -> torch.Tensor:
     """Images (B, H, W, 3) of coloured clouds, always the same ones."""
     clouds = np.random.default_rng(0).uniform(0, 256, (batch, 3, 6, 6))
     images = F.interpolate(torch.from_numpy(clouds), size=size, mode="bilinear", align_corners=False)
@@ -161,7 +160,7 @@ def noise(batch: int, size: tuple[int, int]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def compare(expected: SegmenterGraph, run: Callable, images: torch.Tensor) -> dict[str, float]:
+def compare_with_model(expected: SegmenterGraph, run: Callable, images: torch.Tensor) -> dict[str, float]:
     """The file's results beside the model's.
 
     Raises:

@@ -23,11 +23,9 @@ from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
 from rein_hf.data import Domain, load_domain
-from rein_hf.evaluation import spread
-from rein_hf.hub_data import Stream
-from rein_hf.pictures import colorize, contact_sheet, overlay, save_whole
-from rein_hf.plots import plot_class_histogram
-from rein_hf.results import Results
+from rein_hf.evaluation import Results, evenly_spaced_indices
+from rein_hf.views import colorize, contact_sheet, overlay, save_picture
+from rein_hf.views.plots import plot_class_histogram
 
 
 @dataclass
@@ -46,12 +44,12 @@ def main(args: InspectionArguments) -> int:
     for spec in args.domains:
         found, pictures = inspect(spec, args.limit, args.workers, args.sheet_rows)
         report.put({spec: found})
-        print(describe(spec, found))
+        print(report_text(spec, found))
         rows += pictures
         if any(counts["images"] for counts in found["classes"].values()):
             shares[spec] = {name: counts["share"] for name, counts in found["classes"].items()}
     if rows:
-        save_whole(contact_sheet(rows, ["image", "label", "both"]), output_dir / "contact_sheet.png")
+        save_picture(contact_sheet(rows, ["image", "label", "both"]), output_dir / "contact_sheet.png")
     if shares:
         plot_class_histogram(shares, output_dir / "classes.png")
     return sum(len(found["problems"]) for found in report.values.values())
@@ -67,10 +65,10 @@ def inspect(spec: str, limit: int | None, workers: int, sheet_rows: int) -> tupl
             return {"images": 0, "sizes": {}, "classes": {}, "problems": [str(error)]}, []
     problems = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
     sizes, pixels, images, opened, pictures = Counter(), Counter(), Counter(), 0, []
-    total, samples = readers(domain, limit)
-    shown = set(spread(total, sheet_rows)) if total else set(range(sheet_rows))
+    total, samples = sample_readers(domain, limit)
+    shown = set(evenly_spaced_indices(total, sheet_rows)) if total else set(range(sheet_rows))
     with ThreadPoolExecutor(workers) as pool:
-        for index, read in enumerate(tqdm(in_order(pool, samples, 2 * workers), spec, total, leave=False)):
+        for index, read in enumerate(tqdm(run_in_order(pool, samples, 2 * workers), spec, total, leave=False)):
             try:
                 sample = read()
             except ValueError as error:
@@ -98,16 +96,16 @@ def inspect(spec: str, limit: int | None, workers: int, sheet_rows: int) -> tupl
     return {**found, "problems": problems}, pictures
 
 
-def readers(domain: Domain, limit: int | None) -> tuple[int | None, Iterator]:
+def sample_readers(domain: Domain, limit: int | None) -> tuple[int | None, Iterator]:
     """How many samples there are, where that is known, and a function for each that reads it."""
-    if isinstance(domain.dataset, Stream):
+    if domain.is_streamed:
         rows = islice(domain.dataset.dataset, limit)
         return limit, (lambda row=row: domain.dataset.decoded(row) for row in rows)
-    indices = spread(len(domain.dataset), limit or len(domain.dataset))
+    indices = evenly_spaced_indices(len(domain.dataset), limit or len(domain.dataset))
     return len(indices), (lambda index=index: domain.dataset[index] for index in indices)
 
 
-def in_order(pool: ThreadPoolExecutor, functions: Iterator, ahead: int) -> Iterator:
+def run_in_order(pool: ThreadPoolExecutor, functions: Iterator, ahead: int) -> Iterator:
     """Functions that give the results of `functions`, which run in the pool, at most `ahead` of them at once."""
     running = [pool.submit(function) for function in islice(functions, ahead)]
     while running:
@@ -115,7 +113,7 @@ def in_order(pool: ThreadPoolExecutor, functions: Iterator, ahead: int) -> Itera
         running += [pool.submit(function) for function in islice(functions, 1)]
 
 
-def describe(spec: str, found: dict) -> str:
+def report_text(spec: str, found: dict) -> str:
     lines = [f"{spec}: {found['images']} images"]
     lines += [f"  {count} of {size}" for size, count in islice(found["sizes"].items(), 5)]
     if found["classes"]:

@@ -17,12 +17,10 @@ from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, HfArgumentParser
 
 import rein_hf
-from rein_hf.explain import rein_layers, views_of_photo
-from rein_hf.folders import IMAGE_SUFFIXES
+from rein_hf.data import FORMATS, IMAGE_SUFFIXES
 from rein_hf.inference import segment
 from rein_hf.labels import palette_of
-from rein_hf.pictures import explanation, overlay, save_whole
-from rein_hf.reading import FORMATS
+from rein_hf.views import block_views_of_photo, explanation_sheet, overlay, rein_layers, save_picture
 
 
 # Of how many blocks --explain shows what Rein does: the first, the last, and others between.
@@ -75,9 +73,9 @@ def main(args: PredictionArguments) -> int:
         pictures = [Image.fromarray(label), overlay(image, label, palette, args.opacity)]
         if args.explain:
             with accelerator.autocast():
-                pictures.append(explanation(*views_of_photo(model, processor, image, BLOCKS)))
+                pictures.append(explanation_sheet(*block_views_of_photo(model, processor, image, BLOCKS)))
         for picture, target in zip(pictures, targets, strict=True):
-            save_whole(picture, target)
+            save_picture(picture, target)
     return unreadable
 
 

@@ -23,7 +23,7 @@ from transformers import AutoImageProcessor, HfArgumentParser
 from transformers.utils import IMAGE_PROCESSOR_NAME
 
 import rein_hf
-from rein_hf.card import Facts, read_facts, render_card
+from rein_hf.hub import Facts, read_facts, render_card
 
 
 TEMPLATE = Path(__file__).parents[1] / "hub_cards" / "template.md"

@@ -20,10 +20,10 @@ from transformers import AutoImageProcessor, HfArgumentParser
 
 import rein_hf
 from rein_hf.data import Domain, load_domain
-from rein_hf.evaluation import predict
+from rein_hf.evaluation import predict_sample
+from rein_hf.files import atomic_write
 from rein_hf.labels import CITYSCAPES_CLASSES, CITYSCAPES_IDS
-from rein_hf.pictures import save_whole
-from rein_hf.whole import written_whole
+from rein_hf.views import save_picture
 
 
 @dataclass
@@ -45,25 +45,27 @@ def main(args: SubmissionArguments) -> Path:
         raise ValueError(f"--domain {args.domain} has the classes {domain.classes}; expected the 19 of Cityscapes.")
     model = rein_hf.from_pretrained(args.model, backbone=args.backbone).to(accelerator.device)
     processor = AutoImageProcessor.from_pretrained(args.model)
-    targets = png_paths(domain, Path(args.output_dir))
+    targets = label_map_paths(domain, Path(args.output_dir))
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     mine = range(accelerator.process_index, len(targets), accelerator.num_processes)
     for index in tqdm(mine, desc=domain.name, disable=not accelerator.is_main_process):
         if not targets[index].is_file():
             with accelerator.autocast():
-                label = predict(model, processor, domain, domain.dataset[index]["image"], args.crop, args.stride)
-            save_whole(Image.fromarray(label_ids(label)), targets[index])
+                label = predict_sample(
+                    model, processor, domain, domain.dataset[index]["image"], args.crop, args.stride
+                )
+            save_picture(Image.fromarray(to_label_ids(label)), targets[index])
     accelerator.wait_for_everyone()
     archive = Path(args.output_dir) / "submission.zip"
     if accelerator.is_main_process:
-        with written_whole(archive) as partial, zipfile.ZipFile(partial, "w") as file:
+        with atomic_write(archive) as partial, zipfile.ZipFile(partial, "w") as file:
             for path in targets:
                 file.write(path, path.name)
         print(f"{len(targets)} label maps in {archive}")
     return archive
 
 
-def png_paths(domain: Domain, folder: Path) -> list[Path]:
+def label_map_paths(domain: Domain, folder: Path) -> list[Path]:
     """Where the map of each image goes.
 
     Raises:
@@ -75,7 +77,7 @@ def png_paths(domain: Domain, folder: Path) -> list[Path]:
     return [folder / file for file in files]
 
 
-def label_ids(label: np.ndarray) -> np.ndarray:
+def to_label_ids(label: np.ndarray) -> np.ndarray:
     """Cityscapes' label ids (H, W) of train ids (H, W)."""
     table = np.zeros(len(CITYSCAPES_IDS), np.uint8)
     table[list(CITYSCAPES_IDS.values())] = list(CITYSCAPES_IDS)

@@ -2,9 +2,10 @@
 
     python recipes/train.py recipes/configs/RECIPE.yaml [--max_steps 100] [--rein.r 8] [--KEY VALUE ...]
 
-A recipe is a YAML file of rein_hf.recipe.RecipeArguments and transformers.TrainingArguments; what it leaves out is as
-in the paper. Values on the command line replace the file's. The same command resumes an interrupted run, at any moment
-and to the same weights; `recipe.json` in its folder holds what may not change between the two.
+A recipe is a YAML file of rein_hf.training.RecipeArguments and transformers.TrainingArguments; what it leaves out is
+as in the paper. Values on the command line replace the file's. The same command resumes an interrupted run, at any
+moment and, on the same number of threads, to the same weights; `recipe.json` in its folder holds what may not change
+between the two.
 """
 
 from __future__ import annotations
@@ -21,15 +22,18 @@ from peft import LoraConfig
 from transformers import TrainingArguments, set_seed
 from transformers.modeling_outputs import BackboneOutput
 
-from rein_hf import ReinConfig, add_adapter, add_rein, build_image_processor, build_segmenter, checkpoints
+from rein_hf import ReinConfig, add_adapter, add_rein, build_image_processor, build_segmenter
 from rein_hf.backbone import backbone_of
-from rein_hf.data import Domain, load_domain
-from rein_hf.heads import head_of
-from rein_hf.hub_data import Stream
-from rein_hf.recipe import RecipeArguments, fixed_values, read_recipe
-from rein_hf.samples import Collator, TrainingSamples
-from rein_hf.trainer import WEIGHTS, SegmentationTrainer
-from rein_hf.transforms import Augmentation
+from rein_hf.data import Augmentation, Collator, Domain, TrainingSamples, load_domain
+from rein_hf.head import head_of
+from rein_hf.training import (
+    FINAL_WEIGHTS,
+    RecipeArguments,
+    SegmentationTrainer,
+    checkpoints,
+    config_fixed_on_resume,
+    read_recipe,
+)
 
 
 # The paper's LoRA, 0.79M parameters in a DINOv2-L: the queries and values of every attention; with its keys
@@ -41,11 +45,13 @@ def main(recipe: RecipeArguments, args: TrainingArguments) -> SegmentationTraine
     """Trains, and returns the trainer; None if the run has finished before."""
     set_seed(args.seed)
     sources, targets = [load_domain(spec) for spec in recipe.train], [load_domain(spec) for spec in recipe.evaluate]
-    finished, checkpoint = begin({**fixed_values(recipe, args), "images": numbers(sources)}, args)
+    finished, checkpoint = find_resume_point(
+        {**config_fixed_on_resume(recipe, args), "images": dataset_sizes(sources)}, args
+    )
     if finished:
         print(f"{args.output_dir} holds the finished run of this recipe, {args.max_steps} steps; nothing to do.")
         return None
-    model = build_model(recipe, id2label=dict(enumerate(one_label_set(sources))))
+    model = build_model(recipe, id2label=dict(enumerate(common_classes(sources))))
     processor = build_image_processor(recipe.patch_size)
     trainer = SegmentationTrainer(
         model=model,
@@ -55,7 +61,7 @@ def main(recipe: RecipeArguments, args: TrainingArguments) -> SegmentationTraine
             length=args.max_steps * recipe.total_batch_size,
             augment=Augmentation(recipe.crop),
             seed=args.seed,
-            weights=shares(sources, recipe.weights),
+            weights=mixture_weights(sources, recipe.weights),
         ),
         data_collator=Collator(processor, recipe.crop, masks=head_of(model.config.model_type).classifies_masks),
         processing_class=processor,
@@ -82,11 +88,11 @@ def build_model(recipe: RecipeArguments, id2label: dict[int, str]) -> torch.nn.M
         head=recipe.head,
     )
     if recipe.backbone_dtype != "float32":
-        narrow(backbone_of(model), recipe)
-    return tune(model, recipe)
+        cast_backbone(backbone_of(model), recipe)
+    return apply_tuning(model, recipe)
 
 
-def tune(model: torch.nn.Module, recipe: RecipeArguments) -> torch.nn.Module:
+def apply_tuning(model: torch.nn.Module, recipe: RecipeArguments) -> torch.nn.Module:
     """The segmenter with the recipe's tuning of its backbone, and the head trainable."""
     if recipe.tuning == "rein":
         return add_rein(model, ReinConfig(**{"num_tokens": recipe.num_queries, **(recipe.rein or {})}))
@@ -96,7 +102,7 @@ def tune(model: torch.nn.Module, recipe: RecipeArguments) -> torch.nn.Module:
     return model
 
 
-def narrow(encoder: torch.nn.Module, recipe: RecipeArguments) -> None:
+def cast_backbone(encoder: torch.nn.Module, recipe: RecipeArguments) -> None:
     """Puts a frozen backbone into `backbone_dtype`; Rein, which is added later, and the head stay in float32."""
     if recipe.backbone_dtype != "bfloat16" or recipe.tuning == "full":
         raise ValueError(
@@ -104,15 +110,15 @@ def narrow(encoder: torch.nn.Module, recipe: RecipeArguments) -> None:
             "backbone that does not train, bfloat16."
         )
     encoder.to(torch.bfloat16)
-    encoder.register_forward_hook(_as_the_head)
+    encoder.register_forward_hook(_cast_maps_to_float32)
 
 
-def _as_the_head(encoder: torch.nn.Module, args: tuple, output: BackboneOutput) -> BackboneOutput:
+def _cast_maps_to_float32(encoder: torch.nn.Module, args: tuple, output: BackboneOutput) -> BackboneOutput:
     """The maps in float32: the head's own type."""
     return BackboneOutput(feature_maps=tuple(features.float() for features in output.feature_maps))
 
 
-def one_label_set(sources: list[Domain]) -> tuple[str, ...]:
+def common_classes(sources: list[Domain]) -> tuple[str, ...]:
     """The classes that all sources share."""
     classes = {source.name: source.classes for source in sources}
     if len(set(classes.values())) > 1:
@@ -120,12 +126,12 @@ def one_label_set(sources: list[Domain]) -> tuple[str, ...]:
     return sources[0].classes
 
 
-def numbers(sources: list[Domain]) -> dict[str, int | None]:
+def dataset_sizes(sources: list[Domain]) -> dict[str, int | None]:
     """How many images each source has; `None` of a stream."""
-    return {source.name: None if isinstance(source.dataset, Stream) else len(source.dataset) for source in sources}
+    return {source.name: None if source.is_streamed else len(source.dataset) for source in sources}
 
 
-def shares(sources: list[Domain], weights: dict[str, float] | None) -> list[float] | None:
+def mixture_weights(sources: list[Domain], weights: dict[str, float] | None) -> list[float] | None:
     """The weights in the order of the sources."""
     names = [source.name for source in sources]
     if weights is not None and sorted(weights) != sorted(names):
@@ -143,11 +149,11 @@ def parse(argv: list[str]) -> tuple[RecipeArguments, TrainingArguments]:
         raise SystemExit(str(error)) from error
 
 
-def begin(values: dict[str, Any], args: TrainingArguments) -> tuple[bool, str | None]:
-    """What [`checkpoints.begin`] finds in `output_dir`; the main process finds it out for all."""
+def find_resume_point(values: dict[str, Any], args: TrainingArguments) -> tuple[bool, str | None]:
+    """What [`checkpoints.resume_point`] finds in `output_dir`; the main process finds it out for all."""
     found = [None]
     if args.process_index == 0:
-        finished, checkpoint = checkpoints.begin(Path(args.output_dir), values, WEIGHTS)
+        finished, checkpoint = checkpoints.resume_point(Path(args.output_dir), values, FINAL_WEIGHTS)
         found = [(finished, checkpoint and str(checkpoint))]
         processes = len(list(checkpoint.glob("rng_state*.pth"))) if checkpoint else args.world_size
         if processes != args.world_size:

@@ -5,16 +5,14 @@ Importing the package registers Rein with peft and the pyramid backbone with tra
 """
 
 from .backbone import ViTPyramidBackbone, ViTPyramidConfig
-from .description import Description, describe
-from .explain import BlockView, block_views
-from .heads import HEAD_MODULES
-from .image_processing import ReinImageProcessor
-from .inference import predict_labels, segment, semantic_scores, slide_inference
+from .evaluation import MeanIoU
+from .head import HEAD_MODULES
+from .hub import Description, describe
+from .inference import ReinImageProcessor, predict_labels, segment, semantic_scores, slide_inference
 from .loading import from_pretrained
-from .metrics import MeanIoU
-from .pictures import colorize, overlay
 from .segmenter import add_adapter, add_rein, build_image_processor, build_segmenter
 from .tuner import ReinConfig, ReinLayer, ReinModel, ReinQueries, ReinStages
+from .views import BlockView, block_views, colorize, overlay
 
 
 __all__ = [

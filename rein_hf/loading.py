@@ -10,13 +10,11 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .adapter import attach, naming
-from .heads import HEADS, head_of
-from .hub import fetch_adapter
-from .recorded import read_recorded
-from .segmenter import assemble, finished, quietly
+from .backbone import load_vit
+from .head import HEADS, head_of
+from .hub import download_adapter, load_adapter_onto, name_in_errors, read_adapter_config
+from .segmenter import build_from_backbone, quiet_transformers, use_paper_loss_and_fast_modules
 from .tuner.architectures import ARCHITECTURES
-from .vit import load_vit
 
 
 def from_pretrained(
@@ -44,7 +42,7 @@ def from_pretrained(
 
     Returns:
         The model in eval mode: a `PeftModel` around a `Mask2FormerForUniversalSegmentation` (or another of
-        [`rein_hf.heads`]), or that alone. Either has the paper's loss:
+        [`rein_hf.head.heads`]), or that alone. Either has the paper's loss:
         `Mask2FormerForUniversalSegmentation.from_pretrained` of a whole model gives the same weights with
         transformers' own.
 
@@ -72,7 +70,7 @@ def from_pretrained(
     attention = attn_implementation and {"backbone_config": attn_implementation}
     placement = {"dtype": dtype, "device_map": device_map, "attn_implementation": attention}
     # the few MB first: what is wrong with them is told before the backbone is downloaded
-    folder = fetch_adapter(pretrained, revision, **hub)
+    folder = download_adapter(pretrained, revision, **hub)
     if folder is None:
         values, _ = PreTrainedConfig.get_config_dict(pretrained, revision=revision, **hub)
         if not values:
@@ -81,12 +79,12 @@ def from_pretrained(
             )
         head = head_of(values.get("model_type"), f"{pretrained}: model_type in config.json")
         model = head.model.from_pretrained(pretrained, revision=revision, **placement, **hub)
-        return finished(model).eval()
-    with naming(pretrained):
-        return _around_adapter(pretrained, folder, backbone, placement, hub)
+        return use_paper_loss_and_fast_modules(model).eval()
+    with name_in_errors(pretrained):
+        return _load_adapter(pretrained, folder, backbone, placement, hub)
 
 
-def _around_adapter(
+def _load_adapter(
     pretrained: str | os.PathLike,
     folder: Path,
     backbone: str | os.PathLike | None,
@@ -94,14 +92,14 @@ def _around_adapter(
     hub: dict[str, Any],
 ) -> PeftModel:
     """The model that the adapter in a folder was saved from."""
-    config = read_recorded(folder)
+    config = read_adapter_config(folder)
     base_type = (config.base_config or {}).get("model_type")
     if base_type not in HEADS:
         raise ValueError(
             f"{pretrained}: adapter_config.json is a {type(config).__name__} on a base model of type {base_type!r}; "
             f"expected an adapter of {', '.join(HEADS)}. Load other adapters with peft."
         )
-    with quietly():
+    with quiet_transformers():
         base_config = HEADS[base_type].config.from_dict(config.base_config)
     vit = base_config.backbone_config.backbone_config
     named = backbone or config.base_model_name_or_path
@@ -114,15 +112,15 @@ def _around_adapter(
         raise OSError(
             f"{pretrained}: its backbone {named} cannot be loaded; pass backbone=FOLDER_OR_HUB_ID. {error}"
         ) from error
-    made_for = _kind(vit)
-    for name, value in _kind(found).items():
+    made_for = _backbone_signature(vit)
+    for name, value in _backbone_signature(found).items():
         if value != made_for[name]:
             raise ValueError(f"{pretrained} was made for a backbone of {name} {made_for[name]}; {named} has {value}.")
-    base = assemble(named, base_config, state_dict, **placement)
-    with quietly():
-        return attach(base, folder, config).eval()
+    base = build_from_backbone(named, base_config, state_dict, **placement)
+    with quiet_transformers():
+        return load_adapter_onto(base, folder, config).eval()
 
 
-def _kind(vit: PreTrainedConfig) -> dict[str, Any]:
+def _backbone_signature(vit: PreTrainedConfig) -> dict[str, Any]:
     """What a backbone has to have in common with the one that an adapter was made for."""
     return {"model_type": vit.model_type, **ARCHITECTURES[vit.model_type].sizes(vit.to_dict())}

@@ -14,14 +14,11 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import Mask2FormerForUniversalSegmentation, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from .backbone import ViTPyramidConfig
-from .criterion import ReinCriterion
-from .heads import head_of
-from .image_processing import ReinImageProcessor
-from .mask2former import lighten
-from .recorded import recorded
+from .backbone import ViTPyramidConfig, load_vit
+from .head import ReinCriterion, head_of, use_fast_modules
+from .hub import with_base_config
+from .inference import ReinImageProcessor
 from .tuner import ReinConfig
-from .vit import load_vit
 
 
 def build_segmenter(
@@ -47,7 +44,7 @@ def build_segmenter(
         out_indices (`list[int]`, *optional*): see [`ViTPyramidConfig`].
         num_queries (`int`): number of object queries m.
         head (`dict`, *optional*): further arguments of `Mask2FormerConfig`, for heads of other sizes; with
-            `model_type` "upernet" of `UperNetConfig`, for a light head without queries. See [`rein_hf.heads`].
+            `model_type` "upernet" of `UperNetConfig`, for a light head without queries. See [`rein_hf.head.heads`].
         kwargs: `dtype`, float32 by default; `revision`, `token`, `cache_dir`, `local_files_only` of the checkpoint.
 
     Example:
@@ -66,13 +63,13 @@ def build_segmenter(
     if kind.classifies_masks:
         arguments["num_queries"] = num_queries
     vit_config, state_dict = load_vit(pretrained, image_size, patch_size, **kwargs)
-    with quietly():
+    with quiet_transformers():
         config = kind.config(
             backbone_config=ViTPyramidConfig(backbone_config=vit_config, out_indices=out_indices),
             id2label=id2label,
             **{**kind.arguments, **arguments},
         )
-    return assemble(pretrained, config, state_dict, dtype=kwargs["dtype"])
+    return build_from_backbone(pretrained, config, state_dict, dtype=kwargs["dtype"])
 
 
 def add_rein(model: PreTrainedModel, config: ReinConfig | None = None, adapter_name: str = "default") -> PeftModel:
@@ -104,8 +101,8 @@ def add_adapter(model: PreTrainedModel, config: PeftConfig, adapter_name: str = 
     config.modules_to_save = sorted(
         {*(config.modules_to_save or []), *head.modules, *(() if linked else head.queries)}
     )
-    with quietly():
-        return get_peft_model(model, recorded(config, model.config.to_diff_dict()), adapter_name=adapter_name)
+    with quiet_transformers():
+        return get_peft_model(model, with_base_config(config, model.config.to_diff_dict()), adapter_name=adapter_name)
 
 
 def build_image_processor(patch_size: int = 16) -> ReinImageProcessor:
@@ -114,7 +111,7 @@ def build_image_processor(patch_size: int = 16) -> ReinImageProcessor:
     return ReinImageProcessor(size_divisor=patch_size)
 
 
-def assemble(
+def build_from_backbone(
     pretrained: str | os.PathLike,
     config: PreTrainedConfig,
     vit_state_dict: dict[str, torch.Tensor],
@@ -124,7 +121,7 @@ def assemble(
     `attn_implementation` of `from_pretrained`."""
     head = head_of(config.model_type)
     prefix = f"{head.backbone}.vit."
-    with quietly():
+    with quiet_transformers():
         model, report = head.model.from_pretrained(
             None,
             config=config,
@@ -138,20 +135,20 @@ def assemble(
         raise ValueError(f"{pretrained} does not fill the backbone; missing, unexpected or misshapen: {wrong}.")
     # becomes the adapter's base_model_name_or_path, and the base model on its card
     model.name_or_path = model.config.name_or_path = str(pretrained)
-    return finished(model)
+    return use_paper_loss_and_fast_modules(model)
 
 
-def finished(model: PreTrainedModel) -> PreTrainedModel:
+def use_paper_loss_and_fast_modules(model: PreTrainedModel) -> PreTrainedModel:
     """A Mask2Former with the paper's loss and the lighter modules; others as they are."""
     if isinstance(model, Mask2FormerForUniversalSegmentation):
         criterion = ReinCriterion(model.config, model.weight_dict)
         model.criterion = criterion.to(model.device)
-        lighten(model)
+        use_fast_modules(model)
     return model
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Without the list of the new head's tensors as missing, the warning of a backbone that Mask2Former does not list,
     a second progress bar, and peft's use of a name that transformers has deprecated."""
     verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()

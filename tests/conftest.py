@@ -17,28 +17,10 @@ from peft import PeftModel, get_peft_model
 from transformers import AutoModel
 
 import rein_hf
-from tests.hub_client import HubClient
-from tests.hub_server import HubServer
-from tests.runs import HEAD, write_recipe, write_vit
-
-
-def perturb(model: torch.nn.Module, seed: int = 0) -> None:
-    """Moves every trainable weight, so that a tensor lost on the way would be seen."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-
-
-def trainable(model: torch.nn.Module) -> set[str]:
-    """Names of the parameters that require gradients."""
-    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def of_adapter(model: torch.nn.Module, *adapters: str) -> set[str]:
-    """Names of the parameters of these adapters, their copies of the head included."""
-    return {name for name, _ in model.named_parameters() if set(adapters) & set(name.split("."))}
+from tests.support.hub_client import HubClient
+from tests.support.hub_server import HubServer
+from tests.support.models import perturb
+from tests.support.runs import HEAD, write_recipe, write_vit
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rein_hf.data import load_domain, load_folder
+from rein_hf.data.domain import load_domain, load_folder
 
 
 @pytest.fixture

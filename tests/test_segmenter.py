@@ -16,7 +16,7 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 import rein_hf
 from rein_hf import ReinConfig, ReinLayer
 from rein_hf.tuner import ReinQueries
-from tests.conftest import perturb
+from tests.support.models import perturb
 
 
 ENCODER = "model.pixel_level_module.encoder."
@@ -45,7 +45,7 @@ def test_the_model_is_the_stock_one_with_the_recipes_sizes(vit_folder):
 
 
 def test_the_backbone_is_the_pretrained_one(segmenter, vit_folder):
-    _, expected = rein_hf.vit.load_vit(vit_folder, 64, 16, dtype=torch.float32)
+    _, expected = rein_hf.backbone.load_vit(vit_folder, 64, 16, dtype=torch.float32)
     found = segmenter.state_dict()
     for name, tensor in expected.items():
         assert torch.equal(found[ENCODER + "vit." + name], tensor), name
@@ -188,7 +188,7 @@ def test_whole_models_load_too(segmenter, pixel_values, tmp_path):
     segmenter.save_pretrained(tmp_path)
     loaded = rein_hf.from_pretrained(tmp_path)
     assert type(loaded) is Mask2FormerForUniversalSegmentation
-    assert isinstance(loaded.criterion, rein_hf.criterion.ReinCriterion)
+    assert isinstance(loaded.criterion, rein_hf.head.ReinCriterion)
     assert torch.equal(logits(loaded, pixel_values), logits(segmenter, pixel_values))
 
 

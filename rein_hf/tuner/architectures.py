@@ -91,7 +91,7 @@ ARCHITECTURES = {
 
 
 @dataclass(frozen=True)
-class Tower:
+class VisionEncoder:
     """A vision transformer in a model.
 
     Args:
@@ -110,18 +110,18 @@ class Tower:
         return f"{self.name}.{self.architecture.blocks}".lstrip(".")
 
 
-def find_tower(model: nn.Module) -> Tower | None:
+def find_vision_encoder(model: nn.Module) -> VisionEncoder | None:
     """The first vision transformer of a known architecture in a model that may be more than that (a CLIP, a SAM, a
     segmenter); `None` if there is none."""
     for name, module in model.named_modules():
         model_type = getattr(getattr(module, "config", None), "model_type", None)
         architecture = ARCHITECTURES.get(model_type)
-        if architecture is not None and _has(module, architecture.blocks):
-            return Tower(name, module, architecture)
+        if architecture is not None and _has_submodule(module, architecture.blocks):
+            return VisionEncoder(name, module, architecture)
     return None
 
 
-def how_to_add(model_type: str | None) -> str:
+def unknown_architecture(model_type: str | None) -> str:
     """What to tell whoever has a model of an unknown architecture."""
     return (
         f"model_type {model_type!r} is not known (known: {', '.join(sorted(ARCHITECTURES))}). Add a line for it to "
@@ -130,7 +130,7 @@ def how_to_add(model_type: str | None) -> str:
     )
 
 
-def _has(module: nn.Module, name: str) -> bool:
+def _has_submodule(module: nn.Module, name: str) -> bool:
     try:
         return module.get_submodule(name) is not None
     except AttributeError:

@@ -61,14 +61,14 @@ class Factors:
         temperature = tokens[-1].shape[-1] ** -0.5 if use_softmax else 1.0
         if len(tokens) == 1:
             keys = (temperature * tokens[0].mT,)
-            values = (_without_sink(to_feature(tokens[0])) @ weight.T,)
+            values = (_zero_sink_row(to_feature(tokens[0])) @ weight.T,)
         else:
             a, b = tokens
             keys = (b.mT, temperature * a.mT)
             # W_T (A B) + b_T = [A, 1] @ [W_T B; b_T]
             rows = nn.functional.linear(b, to_feature.weight)
             rows = torch.cat([rows, to_feature.bias.expand(*rows.shape[:-2], 1, -1)], dim=-2)
-            values = (_without_sink(nn.functional.pad(a, (0, 1), value=1.0)), rows @ weight.T)
+            values = (_zero_sink_row(nn.functional.pad(a, (0, 1), value=1.0)), rows @ weight.T)
         return cls(keys, values, weight, bias, use_softmax)
 
     def to(self, dtype: torch.dtype) -> Factors:
@@ -84,7 +84,7 @@ class Factors:
     def attention(self, features: torch.Tensor) -> torch.Tensor:
         """S (..., m) of the features f (..., c) of one block: shares of the tokens, of sum 1; without a softmax
         f @ T^T."""
-        attention = _times(features, self.keys)
+        attention = _multiply(features, self.keys)
         return attention.softmax(dim=-1) if self.use_softmax else attention
 
     def refine(self, features: torch.Tensor) -> torch.Tensor:
@@ -92,15 +92,15 @@ class Factors:
         flat = features.flatten(0, -2)
         *first, last = self.values
         delta = nn.functional.linear(flat, self.weight, self.bias)
-        return delta.addmm_(_times(self.attention(flat), first), last).view(features.shape)
+        return delta.addmm_(_multiply(self.attention(flat), first), last).view(features.shape)
 
 
-def _times(matrix: torch.Tensor, factors: tuple[torch.Tensor, ...] | list[torch.Tensor]) -> torch.Tensor:
+def _multiply(matrix: torch.Tensor, factors: tuple[torch.Tensor, ...] | list[torch.Tensor]) -> torch.Tensor:
     for factor in factors:
         matrix = matrix @ factor
     return matrix
 
 
-def _without_sink(matrix: torch.Tensor) -> torch.Tensor:
+def _zero_sink_row(matrix: torch.Tensor) -> torch.Tensor:
     """The matrix (..., m, k) with zeros as its first row."""
     return nn.functional.pad(matrix[..., 1:, :], (0, 0, 1, 0))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
 from torch import nn
 
-from .architectures import ARCHITECTURES, Architecture, find_tower, how_to_add
+from .architectures import ARCHITECTURES, Architecture, find_vision_encoder, unknown_architecture
 from .base import NOT_MERGEABLE, ReinTunerLayer
 from .config import ReinConfig
 from .layer import ReinLayer
@@ -58,23 +58,23 @@ class ReinModel(BaseTuner):
         """Fill in what the backbone's configuration tells; check what the adapter's says of its backbone."""
         if peft_config.base_config is None and hasattr(self.model, "config"):
             peft_config.base_config = self.model.config.to_diff_dict()
-        tower = find_tower(self.model)
-        if tower is not None:
-            architecture, model_config = tower.architecture, tower.model.config.to_dict()
+        encoder = find_vision_encoder(self.model)
+        if encoder is not None:
+            architecture, model_config = encoder.architecture, encoder.model.config.to_dict()
         else:
             architecture = Architecture(blocks="")  # named by target_modules, and otherwise like most
             while model_config.get("backbone_config"):
                 model_config = model_config["backbone_config"]
         if peft_config.target_modules is None:
-            if tower is None:
-                unknown = how_to_add(model_config.get("model_type"))
+            if encoder is None:
+                unknown = unknown_architecture(model_config.get("model_type"))
                 raise ValueError(
                     f"ReinConfig.target_modules is not set and the backbone's {unknown}, or name the list of blocks, "
                     "e.g. target_modules=['encoder.layer']. A segmentation adapter is loaded with "
                     "rein_hf.from_pretrained, which builds its base model."
                 )
             # the whole name: heads and text towers have lists of blocks too
-            peft_config.target_modules = {tower.blocks}
+            peft_config.target_modules = {encoder.blocks}
         for name, found in architecture.sizes(model_config).items():
             made_for = getattr(peft_config, name)
             if made_for is None:
@@ -88,7 +88,7 @@ class ReinModel(BaseTuner):
             raise ValueError("ReinConfig.hidden_size is not set and the model's configuration does not tell it.")
         if peft_config.num_prefix_tokens is None:
             peft_config.num_prefix_tokens = architecture.num_prefix_tokens(model_config)
-        if not any(_is_blocks(peft_config, name) for name, _ in self.model.named_modules()):
+        if not any(_is_target(peft_config, name) for name, _ in self.model.named_modules()):
             raise ValueError(
                 f"ReinConfig.target_modules is {peft_config.target_modules}; found no module of that name in the "
                 f"{type(self.model).__name__}. Name the list of blocks, e.g. target_modules=['encoder.layer']."
@@ -114,7 +114,7 @@ class ReinModel(BaseTuner):
     @staticmethod
     def _check_target_module_exists(peft_config: ReinConfig, key: str):
         is_query = key.rpartition(".")[-1] in (QUERY_POSITION, QUERY_CONTENT)
-        return (peft_config.link_queries and is_query) or _is_blocks(peft_config, key)
+        return (peft_config.link_queries and is_query) or _is_target(peft_config, key)
 
     def _create_and_replace(
         self,
@@ -197,7 +197,7 @@ class ReinModel(BaseTuner):
         raise ValueError(NOT_MERGEABLE)
 
 
-def _is_blocks(peft_config: ReinConfig, key: str):
+def _is_target(peft_config: ReinConfig, key: str):
     """Whether the configuration names the module `key`; a match or a boolean, as peft has it."""
     # peft takes layers_to_transform for numbers in the names of modules; a list of blocks has none in its name
     config = copy.copy(peft_config)

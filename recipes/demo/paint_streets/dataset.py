@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from rein_hf import pictures
+from rein_hf.views import pictures
 
 from .scenes import DOMAINS, paint
 

@@ -1,0 +1,16 @@
+"""Four feature maps of strides 4 to 32 from one pretrained vision transformer."""
+
+from .pyramid import SCALES, ViTPyramidBackbone, ViTPyramidConfig, backbone_of, rescale
+from .vit import build_vit, load_vit, resample_to
+
+
+__all__ = [
+    "SCALES",
+    "ViTPyramidBackbone",
+    "ViTPyramidConfig",
+    "backbone_of",
+    "build_vit",
+    "load_vit",
+    "resample_to",
+    "rescale",
+]

@@ -1,0 +1,131 @@
+"""A vision transformer alone: loaded from its checkpoint, fitted to an image and a patch size, or built anew."""
+
+from __future__ import annotations
+
+import copy
+import os
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
+
+from ..tuner.architectures import ARCHITECTURES, VisionEncoder, find_vision_encoder, unknown_architecture
+from .positions import use_any_size_modules
+from .resampling import resample
+
+
+# What the patch size is to others: the stride of the third of the maps that a hierarchical transformer has itself.
+HIERARCHICAL_PATCH = 16
+
+# Frozen features are to be the same in training as in evaluation.
+NO_DROPOUT = {
+    "drop_path_rate": 0.0,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "attention_dropout": 0.0,
+    "pos_embed_shift": None,
+    "pos_embed_jitter": None,
+    "pos_embed_rescale": None,
+}
+
+
+def load_vit(
+    pretrained: str | os.PathLike, image_size: int, patch_size: int, **kwargs
+) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
+    """A pretrained vision transformer, resampled to an image and a patch size.
+
+    Args:
+        pretrained: local folder or Hub id of a checkpoint that is or contains (a CLIP, a SAM) a vision transformer of
+            one of the architectures of `tuner.architectures.ARCHITECTURES`.
+        image_size (`int`): side in pixels of the square crops that its positions shall fit.
+        patch_size (`int`): side in pixels of a patch.
+        kwargs: further arguments of `AutoModel.from_pretrained` (`dtype`, `revision`, `token`, ...).
+
+    Returns:
+        Its configuration, with the new sizes and without any dropout, and its state dict, see [`resample_to`].
+
+    Raises:
+        ValueError: no such vision transformer is in the checkpoint, or it lacks weights; the image size is not a
+            multiple of the patch size; the architecture cannot be resampled to it.
+    """
+    if image_size % patch_size:
+        raise ValueError(f"image_size is {image_size}; expected a multiple of patch_size {patch_size}.")
+    # none of these needs code from the Hub, and nobody is asked whether to run some
+    model, report = AutoModel.from_pretrained(pretrained, output_loading_info=True, trust_remote_code=False, **kwargs)
+    encoder = find_vision_encoder(model)
+    if encoder is None:
+        raise ValueError(
+            f"{pretrained} holds a {type(model).__name__}, whose {unknown_architecture(model.config.model_type)}."
+        )
+    config, weights = resample_to(encoder.model.config, encoder.model.state_dict(), image_size, patch_size)
+    # transformers only warns of weights that a checkpoint lacks, and makes them up
+    made_up = sorted({f"{encoder.name}.{name}".lstrip(".") for name in weights} & set(report["missing_keys"]))
+    if made_up:
+        raise ValueError(f"{pretrained} lacks weights of its {type(encoder.model).__name__}: {', '.join(made_up)}.")
+    return config, weights
+
+
+def resample_to(
+    config: PreTrainedConfig, state_dict: dict[str, torch.Tensor], image_size: int, patch_size: int
+) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
+    """A vision transformer made to fit an image and a patch size.
+
+    Args:
+        config: its configuration.
+        state_dict: its weights.
+        image_size, patch_size (`int`): sides in pixels.
+
+    Returns:
+        Its configuration, with the new sizes and without any dropout (frozen features are to be the same in training
+        as in evaluation), and its weights, resampled, without those that belong to pre-training alone.
+
+    Raises:
+        ValueError: the architecture has strides of its own, and `patch_size` is not theirs.
+    """
+    config = copy.deepcopy(feature_config(config))
+    architecture = ARCHITECTURES[config.model_type]
+    if architecture.in_stages(config.to_dict()) and patch_size != HIERARCHICAL_PATCH:
+        raise ValueError(
+            f"patch_size is {patch_size}; a {config.model_type} has strides of its own, as of {HIERARCHICAL_PATCH}."
+        )
+    config.update({"image_size": image_size, "patch_size": patch_size})
+    config.update({name: value for name, value in NO_DROPOUT.items() if hasattr(config, name)})
+    if hasattr(config, "use_mask_token"):
+        config.use_mask_token = False
+    with torch.device("meta"):
+        expected = build_vit(config).model.state_dict()
+    kinds = architecture.resampled
+    weights = {}
+    for name in (name for name in expected if name in state_dict):
+        kind = next((kinds[end] for end in kinds if name.endswith(end)), None)
+        weights[name] = state_dict[name]
+        if kind is not None:
+            weights[name] = resample(weights[name], expected[name].shape, kind, architecture.class_tokens)
+    return config, weights
+
+
+def build_vit(config: PreTrainedConfig) -> VisionEncoder:
+    """The vision transformer of a configuration, with new weights, that takes images of any size. What comes after its
+    blocks is left out where no feature needs it."""
+    # in the type that the whole model is being made in, not in the one its configuration was once saved with
+    encoder = find_vision_encoder(AutoModel.from_config(config, dtype=torch.get_default_dtype()))
+    for name in encoder.architecture.unused:
+        if hasattr(encoder.model, name):
+            setattr(encoder.model, name, nn.Identity())
+    use_any_size_modules(encoder.model)
+    return encoder
+
+
+def feature_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration of the same network as a model of features.
+
+    Raises:
+        ValueError: it is of an unknown architecture.
+    """
+    if config.model_type not in ARCHITECTURES:
+        raise ValueError(f"The backbone's {unknown_architecture(config.model_type)}.")
+    model_type = ARCHITECTURES[config.model_type].loaded_as
+    if model_type is None:
+        return config
+    known = AutoConfig.for_model(model_type).to_dict().keys() - {"model_type", "architectures"}
+    return AutoConfig.for_model(model_type, **{k: v for k, v in config.to_dict().items() if k in known})

@@ -1,0 +1,95 @@
+"""Data sets of the Hub and of parquet files: an image and a label column, downloaded or streamed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import datasets
+import numpy as np
+
+
+# Samples that a stream mixes before it gives one away.
+SHUFFLE_BUFFER = 1000
+
+
+def load_hub_columns(
+    path: str, split: str, name: str, image: str, label: str, config: str | None, streaming: bool
+) -> datasets.Dataset | datasets.IterableDataset:
+    """The columns `name`, `image`, `label` (both undecoded) and `domain` of a data set.
+
+    Raises:
+        ValueError: a column is missing.
+    """
+    dataset = datasets.load_dataset(path, config, split=split, streaming=streaming)
+    if missing := {image, label} - set(dataset.column_names):
+        raise ValueError(f"{path} has the columns {dataset.column_names}; found no {sorted(missing)}.")
+    dataset = dataset.select_columns([image, label])
+    for column, role in ((image, "image"), (label, "label")):
+        if column != role:
+            dataset = dataset.rename_column(column, role)
+        dataset = dataset.cast_column(role, datasets.Image(decode=False))
+    if streaming:
+        return dataset.map(lambda row, index: {"name": str(index), "domain": name}, with_indices=True)
+    return dataset.add_column("name", [str(index) for index in range(len(dataset))]).add_column(
+        "domain", [name] * len(dataset)
+    )
+
+
+class Stream:
+    """
+    Samples that come one after the other, in the columns of [`rein_hf.data.Domain`].
+
+    Args:
+        dataset (`datasets.IterableDataset`): undecoded.
+        decode: the transform that opens the files of a batch.
+    """
+
+    def __init__(self, dataset: datasets.IterableDataset, decode: Callable[[dict[str, list]], dict[str, list]]):
+        self.dataset, self.decode = dataset, decode
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return map(self.decoded, self.dataset)
+
+    def share(self, rank: int, world_size: int, limit: int | None = None) -> Iterator[dict[str, Any]]:
+        """Each `world_size`-th of the first `limit` samples, from number `rank` on; only these are decoded."""
+        return map(self.decoded, itertools.islice(self.dataset, rank, limit, world_size))
+
+    def shuffled(self, seed: int) -> ShuffledStream:
+        return ShuffledStream(self, seed)
+
+    def decoded(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {key: values[0] for key, values in self.decode({key: [value] for key, value in row.items()}).items()}
+
+
+class ShuffledStream:
+    """
+    A stream without an end, every epoch mixed anew in a buffer, read by position. It is made for positions that grow:
+    samples between two of them are read and not decoded; a smaller one begins the stream again. Files are read in
+    their order. (`IterableDataset.shuffle` of datasets 5.2 reads them in threads that wait for each other for ever
+    when an iteration is given up.)
+    """
+
+    def __init__(self, stream: Stream, seed: int):
+        self.stream, self.seed = stream, seed
+        self._rows: Iterator | None = None
+        self._position = 0
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        if self._rows is None or position < self._position:
+            self._rows, self._position = self._endless(), 0
+        row = next(itertools.islice(self._rows, position - self._position, None))
+        self._position = position + 1
+        return self.stream.decoded(row)
+
+    def _endless(self) -> Iterator[dict[str, Any]]:
+        for epoch in itertools.count():
+            rng, buffer = np.random.default_rng([self.seed, 3, epoch]), []
+            for row in self.stream.dataset:
+                buffer.append(row)
+                if len(buffer) > SHUFFLE_BUFFER:
+                    yield buffer.pop(int(rng.integers(len(buffer))))
+            if not buffer:
+                raise ValueError("A streamed data set holds no sample.")
+            yield from (buffer[place] for place in rng.permutation(len(buffer)))

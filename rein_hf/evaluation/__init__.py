@@ -1,0 +1,15 @@
+"""The paper's protocol: whole images by windows, one confusion matrix per data set, and a file of results."""
+
+from .metrics import MeanIoU
+from .protocol import evaluate_domain, evenly_spaced_indices, evenly_spaced_samples, predict_sample
+from .results import Results
+
+
+__all__ = [
+    "MeanIoU",
+    "Results",
+    "evaluate_domain",
+    "evenly_spaced_indices",
+    "evenly_spaced_samples",
+    "predict_sample",
+]

@@ -1,0 +1,141 @@
+"""Mean IoU from one streaming confusion matrix per domain, with the interface of `evaluate`'s metrics.
+
+`evaluate.load("mean_iou")` needs the Hub and keeps every label map in an Arrow file; this keeps K x K counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+
+class MeanIoU:
+    """
+    Intersection over union of each class and its mean.
+
+    Args:
+        classes (`Sequence[str]`): names of the K classes, by id.
+        ignore_index (`int`): label of pixels that do not count.
+        scored (`Sequence[str]`, *optional*): the classes whose IoU makes the mean, where a data set does not have all
+            of them; pixels predicted as others are wrong nevertheless. All by default.
+
+    A class that is neither in a label nor in a prediction has no IoU (nan) and no part in the mean.
+
+    Example:
+
+    ```py
+    >>> import numpy as np
+    >>> from rein_hf.evaluation import MeanIoU
+    >>> metric = MeanIoU(["road", "sky"])
+    >>> metric.add(prediction=np.array([[0, 0], [1, 1]]), reference=np.array([[0, 1], [1, 255]]))
+    >>> metric.compute()
+    {'mean_iou': 0.5, 'overall_accuracy': 0.6666666666666666, 'per_class_iou': {'road': 0.5, 'sky': 0.5}}
+
+    ```
+    """
+
+    def __init__(self, classes: Sequence[str], ignore_index: int = 255, scored: Sequence[str] | None = None):
+        self.classes = list(classes)
+        self.ignore_index = ignore_index
+        self.scored = self.classes if scored is None else list(scored)
+        if unknown := set(self.scored) - set(self.classes):
+            raise ValueError(f"scored names {sorted(unknown)}; expected some of the classes {self.classes}.")
+        self.confusion = np.zeros((len(self.classes), len(self.classes)), dtype=np.int64)
+
+    def add(self, *, prediction: np.ndarray | torch.Tensor, reference: np.ndarray | torch.Tensor) -> None:
+        """Count one label map, on the device of the prediction; only counts leave it.
+
+        Args:
+            prediction, reference: integer maps (H, W) of one shape; rows of the confusion matrix are the reference.
+
+        Raises:
+            ValueError: shapes differ, or a value is neither a class nor, in the reference, `ignore_index`.
+        """
+        prediction, reference = _integers("prediction", prediction), _integers("reference", reference)
+        if prediction.shape != reference.shape:
+            raise ValueError(
+                f"prediction has shape {tuple(prediction.shape)}, reference {tuple(reference.shape)}; "
+                "expected the same."
+            )
+        reference, count = reference.to(prediction.device), len(self.classes)
+        narrow = _as_bytes(prediction), _as_bytes(reference)
+        if None in narrow:
+            valid = reference != self.ignore_index
+            prediction, reference = prediction[valid].long(), reference[valid].long()
+            self._check(prediction, reference)
+            counts = _pair_counts(prediction, reference, count).cpu()
+        else:
+            # all pairs of bytes are counted, the ignored and the wrong ones too: no map is masked or searched
+            counts = _pair_counts(*narrow, 256).cpu()
+            if 0 <= self.ignore_index < 256:
+                counts[self.ignore_index] = 0
+            self._check(counts.sum(0).nonzero(), counts.sum(1).nonzero())
+        counts = counts[:count, :count].numpy()
+        self.confusion[: len(counts), : len(counts)] += counts
+
+    def _check(self, prediction: torch.Tensor, reference: torch.Tensor) -> None:
+        """Refuse ids, without those ignored, that are no class."""
+        count = len(self.classes)
+        for name, found in (("prediction", prediction), ("reference", reference)):
+            if found.numel() and not 0 <= found.min() <= found.max() < count:
+                raise ValueError(
+                    f"{name} holds values from {found.min()} to {found.max()}; expected 0 to {count - 1}"
+                    f"{f' or {self.ignore_index}' if name == 'reference' else ''}."
+                )
+
+    def add_batch(self, *, predictions: Iterable, references: Iterable) -> None:
+        """Count several label maps; each pair as in [`add`]."""
+        for prediction, reference in zip(predictions, references, strict=True):
+            self.add(prediction=prediction, reference=reference)
+
+    def reduce(self, accelerator: Accelerator) -> None:
+        """Sum the counts of all processes; call it on each of them once, after the last `add`."""
+        counts = torch.from_numpy(self.confusion).to(accelerator.device)
+        self.confusion = accelerator.reduce(counts, reduction="sum").cpu().numpy()
+
+    def compute(self, *, predictions: Iterable | None = None, references: Iterable | None = None) -> dict:
+        """Mean IoU, pixel accuracy and the IoU per class, each from 0 to 1; nan where nothing was counted.
+
+        Args:
+            predictions, references (*optional*): label maps to be counted first, as in [`add_batch`].
+        """
+        if predictions is not None or references is not None:
+            self.add_batch(predictions=predictions, references=references)
+        true_positives = np.diag(self.confusion).astype(float)
+        union = self.confusion.sum(0) + self.confusion.sum(1) - np.diag(self.confusion)
+        with np.errstate(invalid="ignore"):
+            iou = true_positives / union
+            accuracy = true_positives.sum() / self.confusion.sum()
+        in_mean = iou[[self.classes.index(name) for name in self.scored]]
+        return {
+            "mean_iou": float(np.nanmean(in_mean)) if np.isfinite(in_mean).any() else float("nan"),
+            "overall_accuracy": float(accuracy),
+            "per_class_iou": dict(zip(self.classes, iou.tolist(), strict=True)),
+        }
+
+
+def _integers(name: str, values: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """A label map as a tensor of a type that torch calculates with, not copied where it need not be."""
+    if not isinstance(values, torch.Tensor):
+        values = torch.from_numpy(np.require(values, requirements=["C", "W"]))  # torch knows no other arrays
+    if values.is_floating_point():
+        raise ValueError(f"{name} holds {values.dtype}; expected the integer ids of classes.")
+    return values.long() if values.dtype in (torch.uint16, torch.uint32, torch.uint64) else values
+
+
+def _as_bytes(values: torch.Tensor) -> torch.Tensor | None:
+    """The same integers in uint8; None if one of them does not fit."""
+    if values.dtype == torch.uint8:
+        return values
+    narrow = values.to(torch.uint8)
+    return narrow if (narrow == values).all() else None
+
+
+def _pair_counts(prediction: torch.Tensor, reference: torch.Tensor, side: int) -> torch.Tensor:
+    """How often each pair of ids below `side` occurs: int64 (side, side), rows the reference."""
+    wide = torch.promote_types(reference.dtype, torch.int32)  # 32 bits hold a pair of bytes
+    index = prediction.to(wide, copy=True).add_(reference.to(wide), alpha=side)
+    return torch.bincount(index.flatten(), minlength=side**2).view(side, side)

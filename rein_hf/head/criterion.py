@@ -1,0 +1,206 @@
+"""Mask2Former's loss as the authors' configuration trains with it, and that of heads that classify pixels.
+
+What differs from transformers' `Mask2FormerLoss`:
+- decoder outputs are supervised in the decoder's order, the initial one first, so that the random points drawn from a
+  seed are the reference's;
+- the number of masks is averaged over the processes; transformers divides that average by the number of processes
+  again, which makes mask and dice losses grow with it;
+- images without any valid pixel give a mask and dice loss of zero instead of an error, and count as one mask in the
+  normalisation, as in the reference;
+- matching and losses are computed in float32 at least, whatever autocast does around them;
+- the device is waited for once, for the matching costs of all decoder outputs and images, and neither points nor
+  target masks are copied per query.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import NamedTuple
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
+from torch.nn import functional as F
+from transformers import Mask2FormerConfig
+from transformers.models.mask2former.modeling_mask2former import (
+    Mask2FormerLoss,
+    dice_loss,
+    sigmoid_cross_entropy_loss,
+)
+
+from ..labels import IGNORE
+from .matcher import ReinMatcher, at_least_float32, sample_points
+
+
+def pixel_loss(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
+    """Cross-entropy of a head that classifies pixels, in float32, for the stock Trainer's `compute_loss_func`.
+
+    Averaged over all pixels, those of no class too, with a loss of zero, as in the authors' framework; transformers'
+    average over labelled pixels is NaN for images without any, and another for every way to split a batch.
+
+    Args:
+        outputs: with `logits` (B, K, H, W).
+        labels (`(B, H, W)`): class ids; 255 for pixels of no class.
+        num_items_in_batch (*optional*): pixels of the whole step, over all its micro-batches and processes.
+    """
+    with torch.autocast(labels.device.type, enabled=False):
+        loss = F.cross_entropy(at_least_float32(outputs.logits), labels, ignore_index=IGNORE, reduction="sum")
+    return loss / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
+
+
+class Points(NamedTuple):
+    """Random points for one decoder output, x and y from 0 to 1, in the order in which they are drawn.
+
+    Args:
+        matching: per image (1, P, 2).
+        candidates: (M, 3P, 2) for M matched masks; the most uncertain of them are used.
+        random: (M, P / 4, 2).
+    """
+
+    matching: list[torch.Tensor]
+    candidates: torch.Tensor
+    random: torch.Tensor
+
+
+class ReinCriterion(Mask2FormerLoss):
+    """The paper's loss; a subclass of the stock criterion for the reasons at the top of this file.
+
+    Args:
+        config (`Mask2FormerConfig`): weights and numbers of points.
+        weight_dict (`dict[str, float]`): weight of each loss, `model.weight_dict`.
+
+    Attributes:
+        averages (`(2,)`, *optional*): [`totals`] of the batches of a whole step, averaged over its micro-batches and
+            processes. Whoever knows them sets them for the step, and the mean of its losses is then the loss of all
+            its images in one batch. Without them, masks are averaged over the processes, and the class loss is a mean
+            of the batch.
+    """
+
+    def __init__(self, config: Mask2FormerConfig, weight_dict: dict[str, float]) -> None:
+        super().__init__(config, weight_dict)
+        self.num_queries = config.num_queries
+        self.averages: torch.Tensor | None = None
+        stock = self.matcher
+        self.matcher = ReinMatcher(stock.cost_class, stock.cost_mask, stock.cost_dice, stock.num_points)
+
+    def forward(
+        self,
+        masks_queries_logits: torch.Tensor,
+        class_queries_logits: torch.Tensor,
+        mask_labels: list[torch.Tensor],
+        class_labels: list[torch.Tensor],
+        auxiliary_predictions: list[dict[str, torch.Tensor]] | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            masks_queries_logits (`(B, m, h, w)`), class_queries_logits (`(B, m, K + 1)`): the last decoder output.
+            mask_labels: per image the binary masks of its classes, (classes, H, W); one size for all images.
+            class_labels: per image the class of each mask, (classes,).
+            auxiliary_predictions: the outputs before the last one, the initial one first; same two keys.
+
+        Returns:
+            Unweighted losses by transformers' names: `loss_cross_entropy`, `loss_mask`, `loss_dice`, and the same with
+            `_0`, `_1`, ... for the outputs before the last one.
+
+        Raises:
+            ValueError: the masks of two images differ in size.
+        """
+        sizes = {tuple(masks.shape[-2:]) for masks in mask_labels}
+        if len(sizes) > 1:
+            raise ValueError(f"mask_labels have the sizes {sorted(sizes)}; expected one: pad them as the images are.")
+        auxiliary = [(o["masks_queries_logits"], o["class_queries_logits"]) for o in auxiliary_predictions or []]
+        outputs = [*auxiliary, (masks_queries_logits, class_queries_logits)]
+        suffixes = [*(f"_{index}" for index in range(len(auxiliary))), ""]
+        if self.averages is None:
+            num_masks, share = self.get_num_masks(class_labels, device=masks_queries_logits.device), 1.0
+        else:
+            num_masks, share = self.averages[0], self.totals(class_labels)[1] / self.averages[1]
+        with torch.autocast(masks_queries_logits.device.type, enabled=False):
+            # all are drawn first, in the order in which output after output would have drawn its own
+            points = [self._draw_points(masks, class_labels) for masks, _ in outputs]
+            matched = self.matcher(outputs, mask_labels, class_labels, [drawn.matching for drawn in points])
+            pairs = self._pairs(matched, class_labels, masks_queries_logits)
+            all_masks, all_classes = torch.cat(mask_labels), torch.cat(class_labels)
+            losses = {}
+            for suffix, (masks, classes), drawn, (queries, targets, order) in zip(
+                suffixes, outputs, points, pairs.unbind(1), strict=True
+            ):
+                found = self._mask_losses(masks, all_masks, queries, targets, order, drawn, num_masks)
+                found["loss_cross_entropy"] = share * self._class_loss(classes, all_classes[targets], queries)
+                losses |= {name + suffix: loss for name, loss in found.items()}
+        return losses
+
+    def _draw_points(self, masks: torch.Tensor, class_labels: list[torch.Tensor]) -> Points:
+        matched = sum(min(len(classes), masks.shape[1]) for classes in class_labels)
+        dtype = torch.promote_types(masks.dtype, torch.float32)
+
+        def draw(rows: int, number: int) -> torch.Tensor:
+            return torch.rand(rows, number, 2, device=masks.device).to(dtype)
+
+        matching = [draw(1, self.num_points) for _ in class_labels]
+        if not matched:  # the reference draws no more
+            return Points(matching, masks.new_zeros(0), masks.new_zeros(0))
+        uncertain = int(self.importance_sample_ratio * self.num_points)
+        candidates = draw(matched, int(self.num_points * self.oversample_ratio))
+        return Points(matching, candidates, draw(matched, self.num_points - uncertain))
+
+    def _pairs(self, matched, class_labels: list[torch.Tensor], masks: torch.Tensor) -> torch.Tensor:
+        """The matching (3, O, M) of O outputs, M masks each: every matched query among the queries of the whole batch,
+        its mask among the masks of the whole batch, and the pairs in the order of their masks."""
+        images, m = len(class_labels), masks.shape[1]
+        first_mask = [0, *accumulate(len(classes) for classes in class_labels)]
+        shift = torch.cat(
+            [
+                torch.tensor([[image * m], [first_mask[image]]]).expand(2, len(queries))
+                for image, (queries, _) in enumerate(matched[:images])
+            ],
+            dim=1,
+        )
+        pairs = [torch.stack(pair) for pair in matched]
+        outputs = [torch.cat(pairs[first : first + images], dim=1) + shift for first in range(0, len(pairs), images)]
+        pairs = torch.stack(outputs, dim=1)
+        return torch.cat([pairs, pairs[1:].argsort()]).to(masks.device, non_blocking=True)
+
+    def _mask_losses(self, masks, all_masks, queries, targets, order, points, num_masks) -> dict[str, torch.Tensor]:
+        if not len(queries):
+            zero = at_least_float32(masks).sum() * 0  # keeps the graph: every rank of a parallel run goes backward
+            return {"loss_mask": zero, "loss_dice": zero.clone()}
+        masks = at_least_float32(masks.flatten(0, 1)[queries])
+        with torch.no_grad():
+            uncertainty = -sample_points(masks, points.candidates).abs()
+            number = self.num_points - points.random.shape[1]
+            chosen = uncertainty.topk(number, dim=1, sorted=False).indices
+            # a point as one complex number is gathered as a whole
+            uncertain = torch.view_as_real(torch.view_as_complex(points.candidates).gather(1, chosen))
+            where = torch.cat([uncertain, points.random], dim=1)
+            # points are put into the order of the masks, and not the masks, which are larger, into that of the points
+            if len(targets) < len(all_masks):
+                all_masks = all_masks[targets[order]]
+            labels = torch.empty(where.shape[:2], dtype=masks.dtype, device=masks.device)
+            labels[order] = sample_points(all_masks.to(masks.dtype), where[order])
+        logits = sample_points(masks, where)
+        return {
+            "loss_mask": sigmoid_cross_entropy_loss(logits, labels, num_masks),
+            "loss_dice": dice_loss(logits, labels, num_masks),
+        }
+
+    def _class_loss(self, classes: torch.Tensor, matched: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+        """Cross entropy of class logits (B, m, K + 1), for the matched queries with the classes of their masks."""
+        logits = at_least_float32(classes.flatten(0, 1))
+        expected = torch.full_like(logits[:, 0], self.num_labels, dtype=torch.int64)
+        expected[queries] = matched
+        return F.cross_entropy(logits, expected, weight=self.empty_weight.to(logits.dtype))
+
+    def totals(self, class_labels: list[torch.Tensor]) -> tuple[float, float]:
+        """What mask and dice losses, and what the class loss of a batch are divided by: its masks, an image without
+        any counting as one, and the sum of the weights of its queries' target classes."""
+        matched = sum(min(len(classes), self.num_queries) for classes in class_labels)
+        masks = sum(max(len(classes), 1) for classes in class_labels)
+        return float(masks), matched + self.eos_coef * (len(class_labels) * self.num_queries - matched)
+
+    def get_num_masks(self, class_labels: list[torch.Tensor], device: torch.device) -> torch.Tensor:
+        """Masks per process, at least one: a 0-dim tensor. An image without any counts as one, as in the reference."""
+        num_masks = torch.tensor(self.totals(class_labels)[0], device=device)
+        if PartialState._shared_state:
+            num_masks = reduce(num_masks, reduction="mean")
+        return num_masks.clamp(min=1)

@@ -1,0 +1,22 @@
+"""An adapter on the Hub and on the disk: downloaded and checked, described, put onto its base model, and its model
+card."""
+
+from .adapter_weights import load_adapter_onto, name_in_errors
+from .base_config import read_adapter_config, with_base_config
+from .card import Facts, read_facts, render_card
+from .description import Description, describe
+from .download import download_adapter
+
+
+__all__ = [
+    "Description",
+    "Facts",
+    "describe",
+    "download_adapter",
+    "load_adapter_onto",
+    "name_in_errors",
+    "read_adapter_config",
+    "read_facts",
+    "render_card",
+    "with_base_config",
+]

@@ -1,0 +1,57 @@
+"""An adapter, fetched from the Hub: all of one commit, and what the Hub announced."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from transformers.utils import cached_file
+from transformers.utils.hub import extract_commit_hash
+
+
+def download_adapter(pretrained: str | os.PathLike, revision: str | None = None, **hub) -> Path | None:
+    """The local folder of an adapter, downloaded if need be: `adapter_config.json` and `adapter_model.safetensors`.
+
+    Args:
+        pretrained: local folder or Hub id.
+        revision (`str`, *optional*): branch, tag or commit.
+        hub: `token`, `cache_dir`, `local_files_only`.
+
+    Returns:
+        The folder; `None` if there is no `adapter_config.json`.
+
+    Raises:
+        OSError: nothing can be found there; the weights are missing.
+        ValueError: the downloaded weights are not those that the Hub announced.
+    """
+    config = _cached_file(pretrained, CONFIG_NAME, revision, **hub)
+    if config is None:
+        return None
+    # the weights of the same commit, even if somebody uploads in between
+    commit = extract_commit_hash(config, None) or revision
+    weights = _cached_file(pretrained, SAFETENSORS_WEIGHTS_NAME, commit, **hub)
+    if weights is None:
+        raise OSError(f"{pretrained} has an {CONFIG_NAME} but no {SAFETENSORS_WEIGHTS_NAME}; an adapter is both.")
+    _verify_sha256(Path(weights), pretrained)
+    return Path(config).parent
+
+
+def _cached_file(pretrained: str | os.PathLike, name: str, revision: str | None, **hub) -> str | None:
+    return cached_file(pretrained, name, revision=revision, _raise_exceptions_for_missing_entries=False, **hub)
+
+
+def _verify_sha256(weights: Path, pretrained: str | os.PathLike) -> None:
+    """huggingface_hub checks the size of what it downloads, not the content, but gives the file in its cache, to which
+    `weights` links, the SHA-256 that the Hub announced as its name. A file in a plain folder has none."""
+    announced = Path(os.readlink(weights)).name if weights.is_symlink() else ""
+    if not re.fullmatch("[0-9a-f]{64}", announced):
+        return
+    found = hashlib.sha256(weights.read_bytes()).hexdigest()
+    if found != announced:
+        raise ValueError(
+            f"{pretrained}: {weights.name} has SHA-256 {found}, but the Hub announced {announced}: it was damaged on "
+            f"the way or on the disk. Download it again: hf download {pretrained} --force-download"
+        )

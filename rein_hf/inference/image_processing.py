@@ -1,0 +1,108 @@
+"""The stock image processor, for whole photos and for semantic maps."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.nn import functional as F
+from transformers import AutoImageProcessor
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import SizeDict
+from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
+
+from ..backbone import SCALES, ViTPyramidConfig
+from ..labels import IGNORE
+from .windows import semantic_scores
+
+
+class ReinImageProcessor(Mask2FormerImageProcessorPil):
+    """
+    Mask2Former's image processor; a subclass so that transformers' `pipeline("image-segmentation", ...)` takes photos
+    of any size and gives the maps that the model means:
+
+    - images are not resized but padded, at the bottom and on the right, to sides that the patches fill;
+    - masks are upsampled to the image, where the stock class squeezes them through 384x384;
+    - there is no panoptic or instance segmentation, which a pipeline would otherwise choose first: the model knows one
+      mask per class.
+
+    A photo goes through the model as a whole. [`rein_hf.segment`] uses windows, as the paper's evaluation does; up to
+    the size of a window both give the same map. Saved and loaded as usual, after `import rein_hf`; it works without
+    torchvision.
+
+    Args:
+        size_divisor (`int`, defaults to 16): the model's patch size in pixels.
+        kwargs: as for `Mask2FormerImageProcessor`; pixels labelled `ignore_index`, 255 by default, are in no mask.
+
+    Example:
+
+    ```py
+    >>> from PIL import Image
+    >>> from rein_hf import ReinImageProcessor
+    >>> ReinImageProcessor()(Image.new("RGB", (100, 60)), return_tensors="pt")["pixel_values"].shape
+    torch.Size([1, 3, 64, 112])
+
+    ```
+    """
+
+    do_resize = False
+    size_divisor = 16
+    ignore_index = IGNORE
+
+    def _preprocess(self, images, *args, pad_size=None, size_divisor=None, **kwargs) -> BatchFeature:
+        if pad_size is None and not kwargs["do_resize"]:
+            # twice the patch at least: the coarsest of the four maps halves the grid of patches
+            sides = (max(image.shape[axis] for image in images) for axis in (-2, -1))
+            height, width = (max(math.ceil(side / size_divisor), 2) * size_divisor for side in sides)
+            pad_size = SizeDict(height=height, width=width)
+        return super()._preprocess(images, *args, pad_size=pad_size, size_divisor=size_divisor, **kwargs)
+
+    def post_process_semantic_segmentation(
+        self, outputs, target_sizes: list[tuple[int, int]] | None = None
+    ) -> list[torch.Tensor]:
+        """The class of every pixel.
+
+        Args:
+            outputs: of the model.
+            target_sizes (`list[tuple[int, int]]`, *optional*): height and width of each image before it was padded;
+                the map is cut to it. If images are resized (`do_resize`), the scores are resized back to it instead.
+                By default maps have the size of the model's input.
+
+        Returns:
+            A map (H, W) of class ids per image.
+
+        Raises:
+            ValueError: not one size per image, or a size larger than the model's input.
+        """
+        of_masks = "masks_queries_logits" in outputs
+        logits = (outputs.class_queries_logits, outputs.masks_queries_logits) if of_masks else (outputs.logits,)
+        logits = [of.to(torch.promote_types(of.dtype, torch.float32)) for of in logits]
+        height, width = logits[-1].shape[-2:]
+        if of_masks:  # as fine as the finest map: four to a patch
+            height, width = (round(side * self.size_divisor / SCALES[0]) for side in (height, width))
+        count = len(logits[0])
+        if target_sizes is not None and len(target_sizes) != count:
+            raise ValueError(f"{len(target_sizes)} target_sizes for {count} images; expected one for each.")
+        maps = []
+        for index, (rows, columns) in enumerate(target_sizes or [(height, width)] * count):
+            of_image = [of[index : index + 1] for of in logits]
+            scores = semantic_scores(*of_image, (height, width)) if of_masks else of_image[0]
+            if self.do_resize:
+                scores = F.interpolate(scores, size=(rows, columns), mode="bilinear", align_corners=False)
+            elif rows > height or columns > width:
+                raise ValueError(
+                    f"target_sizes[{index}] is {rows}x{columns}, but the model's input was {height}x{width} pixels; "
+                    "expected the size of the image before it was padded."
+                )
+            maps.append(scores[0, :, :rows, :columns].argmax(dim=0))
+        return maps
+
+    @property
+    def post_process_panoptic_segmentation(self):
+        # a pipeline asks `hasattr`, and takes the first of panoptic, instance and semantic that is there
+        raise AttributeError("The model gives semantic maps: use post_process_semantic_segmentation.")
+
+    post_process_instance_segmentation = post_process_panoptic_segmentation
+
+
+AutoImageProcessor.register(ViTPyramidConfig, image_processor_classes={"pil": ReinImageProcessor})

@@ -1,0 +1,193 @@
+"""What Rein does inside: the features of blocks before and after their refinement, and which token looks where."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from ..backbone import backbone_of
+from ..tuner import ReinLayer
+
+
+@dataclass(frozen=True)
+class BlockView:
+    """
+    One refined block, seen on one image of h x w patches (paper section 3.2).
+
+    Args:
+        block (`int`): its number, counted from 1 and on from stage to stage.
+        before, after (`torch.Tensor`): patch features f and f', (h, w, c), before and after Rein.
+        attention (`torch.Tensor`): (m, h, w), of each of the tokens, of which the first is the sink: its share S of
+            the softmax of each patch; without a softmax f @ T^T.
+        use_softmax (`bool`): whether these are shares.
+    """
+
+    block: int
+    before: torch.Tensor
+    after: torch.Tensor
+    attention: torch.Tensor
+    use_softmax: bool
+
+    @property
+    def change(self) -> torch.Tensor:
+        """Length of each patch's refinement relative to that of its features, |f' - f| / |f|, (h, w)."""
+        return (self.after - self.before).norm(dim=-1) / self.before.norm(dim=-1)
+
+    @property
+    def colours(self) -> tuple[np.ndarray, np.ndarray]:
+        """The first three principal components of the features before and after Rein as red, green and blue, two of
+        (h, w, 3), uint8.
+
+        Both are in one basis and on one scale, fitted to the two together: patches of equal features have equal
+        colours. From block to block colours mean something else.
+        """
+        features = torch.stack([self.before, self.after]).double()
+        centred = (features - features.mean(dim=(0, 1, 2))).flatten(0, 2)
+        axes = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -3:].flip(1)
+        # an eigenvector's sign is arbitrary: its largest entry is made positive
+        axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
+        components = centred @ axes
+        # a few patches are far from all others in many backbones, and would leave these without contrast
+        low, high = components.quantile(components.new_tensor([0.01, 0.99]), dim=0)
+        scaled = ((components - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
+        before, after = (255 * scaled).round().to(torch.uint8).unflatten(0, features.shape[:3]).cpu().numpy()
+        return before, after
+
+    def busiest_tokens(self, count: int) -> list[int]:
+        """The sink, token 0, and those of the others whose attention varies most over the image: `count` in all."""
+        spread = self.attention[1:].flatten(1).std(dim=1, correction=0)
+        return [0, *(1 + spread.argsort(descending=True, stable=True)[: count - 1]).tolist()]
+
+
+def rein_layers(model: nn.Module) -> list[ReinLayer]:
+    """The stacks of blocks that Rein refines in a model.
+
+    Raises:
+        ValueError: there is none with an active adapter.
+    """
+    layers = [module for module in model.modules() if isinstance(module, ReinLayer) and module.adapter is not None]
+    if not layers:
+        found = {name: config.peft_type.value for name, config in getattr(model, "peft_config", {}).items()}
+        raise ValueError(f"expected a model with an active Rein adapter; found adapters {found or 'none'}.")
+    return layers
+
+
+@torch.no_grad()
+def block_views(model: nn.Module, pixel_values: torch.Tensor, count: int | None = None) -> list[BlockView]:
+    """Refined blocks of a model on one image.
+
+    Args:
+        model: with an active Rein adapter, in eval mode.
+        pixel_values (`torch.Tensor` of shape `(1, 3, H, W)`): a normalised image whose sides are multiples of the
+            patch size, of 32 for a hierarchical vision transformer.
+        count (`int`, *optional*): how many blocks: the first, the last, and others evenly between them. By default all
+            that are refined.
+
+    Returns:
+        A view of each, in the order of the blocks; features and attention are float32 at least.
+
+    Raises:
+        ValueError: there is no active Rein adapter, or not exactly one image; patches are not as many as the sides
+            tell.
+
+    Example:
+
+    ```py
+    >>> import torch
+    >>> from peft import get_peft_model
+    >>> from transformers import Dinov2Config, Dinov2Model
+    >>> from rein_hf import ReinConfig, block_views
+
+    >>> vit = Dinov2Model(Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=16))
+    >>> model = get_peft_model(vit, ReinConfig(num_tokens=10)).eval()
+    >>> for view in block_views(model, torch.ones(1, 3, 64, 96)):
+    ...     print(view.block, tuple(view.after.shape), tuple(view.attention.shape), tuple(view.change.shape))
+    1 (4, 6, 32) (10, 4, 6) (4, 6)
+    2 (4, 6, 32) (10, 4, 6) (4, 6)
+
+    ```
+    """
+    if len(pixel_values) != 1:
+        raise ValueError(f"pixel_values holds {len(pixel_values)} images; expected one.")
+    refined, first = [], 1
+    for layer in rein_layers(model):
+        refined += [(first + index, layer, index) for index in sorted(layer.refined_blocks(layer.adapter))]
+        first += len(layer)
+    if count is not None and count < len(refined):
+        refined = [refined[round(place)] for place in np.linspace(0, len(refined) - 1, count)]
+    seen: dict[int, list[torch.Tensor]] = {number: [] for number, _, _ in refined}
+    hooks = []
+    try:
+        for number, layer, index in refined:
+            keep = partial(_append_output, seen[number])
+            # the first of a block's hooks sees what Rein is given, the last one what it gives
+            hooks += [layer[index].register_forward_hook(keep, prepend=prepend) for prepend in (True, False)]
+        model(pixel_values=pixel_values)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    views = []
+    for number, layer, index in refined:
+        attention = layer.attention(layer.adapter, index, seen[number][0])
+        patches = (output[:, layer.num_prefix_tokens :] for output in seen[number])
+        before, after, attention = (_as_grid(patches, pixel_values) for patches in (*patches, attention))
+        use_softmax = layer.configs[layer.adapter].use_softmax
+        views.append(BlockView(number, before, after, attention.permute(2, 0, 1), use_softmax))
+    return views
+
+
+def block_views_of_photo(
+    model: nn.Module, processor, image: Image.Image, count: int | None = None
+) -> tuple[Image.Image, list[BlockView]]:
+    """Refined blocks of a segmenter on a whole photo, at once and not by windows.
+
+    A photo whose short side is longer than the crop that the model was trained on is resized to that crop, which is in
+    the middle of the sizes that it was trained on; all are stretched by less than a patch to sides that patches fill.
+
+    Args:
+        model: from [`rein_hf.from_pretrained`].
+        processor: its image processor.
+        image (`PIL.Image.Image`): of any size.
+        count (`int`, *optional*): how many blocks, see [`block_views`].
+
+    Returns:
+        The photo as the model saw it, and the views.
+
+    Raises:
+        ValueError: there is no active Rein adapter.
+    """
+    rein_layers(model)  # before anything is computed
+    config = model.config.backbone_config
+    multiple = config.architecture.multiple or config.backbone_config.patch_size
+    factor = min(config.backbone_config.image_size / min(image.size), 1)
+    # two patches at least: the coarsest map halves them
+    size = tuple(max(round(side * factor / multiple), 2) * multiple for side in image.size)
+    seen = image.convert("RGB").resize(size, Image.Resampling.BILINEAR)
+    pixel_values = processor(seen, return_tensors="pt")["pixel_values"].to(model.device)
+    return seen, block_views(backbone_of(model), pixel_values, count)
+
+
+def _append_output(seen: list[torch.Tensor], block: nn.Module, args: tuple, output: torch.Tensor) -> None:
+    seen.append(output)
+
+
+def _as_grid(patches: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
+    """One image's (1, N, k) or (1, h, w, k) as (h, w, k), float32 at least."""
+    patches = patches[0].to(torch.promote_types(patches.dtype, torch.float32))
+    if patches.ndim == 3:
+        return patches
+    # N squares fill H x W pixels
+    height, width = pixel_values.shape[-2:]
+    side = round(math.sqrt(height * width / len(patches)))
+    if (height // side) * (width // side) != len(patches) or height % side or width % side:
+        raise ValueError(
+            f"pixel_values is {height}x{width} pixels and gives {len(patches)} patches; expected sides that are "
+            "multiples of the patch size."
+        )
+    return patches.unflatten(0, (height // side, width // side))

@@ -1,0 +1,143 @@
+"""What people look at: label maps in colour, overlays, contact sheets, and what Rein does inside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ..files import atomic_write
+from ..labels import CITYSCAPES
+
+
+if TYPE_CHECKING:
+    import torch
+
+    from .explain import BlockView
+
+
+def colorize(label: np.ndarray, palette: Sequence[tuple[int, int, int]] = tuple(CITYSCAPES.values())) -> Image.Image:
+    """A label map (H, W) of class ids in the colours of its classes, RGB; ids without a colour, and 255, are black."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(palette)] = palette
+    return Image.fromarray(table[label])
+
+
+def overlay(
+    image: Image.Image,
+    label: np.ndarray,
+    palette: Sequence[tuple[int, int, int]] = tuple(CITYSCAPES.values()),
+    opacity: float = 0.5,
+) -> Image.Image:
+    """The colours of a label map (H, W) over its image (W x H), `opacity` from 0 to 1."""
+    return Image.blend(image.convert("RGB"), colorize(np.asarray(label), palette), opacity)
+
+
+def contact_sheet(
+    rows: Sequence[tuple[str, Sequence[Image.Image]]], titles: Sequence[str], width: int = 320
+) -> Image.Image:
+    """Rows of pictures under column titles.
+
+    Args:
+        rows: per row its name and one picture per title.
+        titles: column titles.
+        width (`int`): of each picture, in pixels.
+    """
+    font, bar = ImageFont.load_default(size=15), 24
+    heights = [max(round(picture.height * width / picture.width) for picture in pictures) for _, pictures in rows]
+    sheet = Image.new("RGB", (width * len(titles), bar + sum(heights) + bar * len(rows)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, title in enumerate(titles):
+        draw.text((column * width + 6, 3), title, fill="black", font=font)
+    top = bar
+    for (name, pictures), height in zip(rows, heights, strict=True):
+        draw.text((6, top + 3), name, fill=(90, 90, 90), font=font)
+        for column, picture in enumerate(pictures):
+            size = (width, round(picture.height * width / picture.width))
+            sheet.paste(picture.convert("RGB").resize(size, Image.Resampling.LANCZOS), (column * width, top + bar))
+        top += bar + height
+    return sheet
+
+
+def explanation_sheet(
+    photo: Image.Image, views: Sequence[BlockView], num_tokens: int = 4, side: int = 200
+) -> Image.Image:
+    """What Rein does in some blocks, a row for each: features before and after it in colours, the relative length of
+    the refinement, and where tokens look: the sink, and those whose attention varies most over the photo.
+
+    Args:
+        photo: as the model saw it.
+        views: from [`rein_hf.block_views`], one at least.
+        num_tokens (`int`): for how many tokens.
+        side (`int`): the longer one of each small picture, in pixels.
+    """
+    size = tuple(max(round(length * side / max(photo.size)), 1) for length in photo.size)
+    photo = photo.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    rows = []
+    for view in views:
+        before, after = (Image.fromarray(colours).resize(size, Image.Resampling.NEAREST) for colours in view.colours)
+        row = [(f"block {view.block}, before Rein", before), ("after Rein", after)]
+        row.append((f"change: {_mean_and_range(view.change, True)}", _heatmap_overlay(photo, view.change)))
+        for token in view.busiest_tokens(num_tokens):
+            share = view.attention[token]
+            name = f"token {token}" if token else "sink"
+            row.append((f"{name}: {_mean_and_range(share, view.use_softmax)}", _heatmap_overlay(photo, share)))
+        rows.append(row)
+    if views[0].use_softmax:
+        attention = f"a token's share of the attention that each patch gives to all {len(views[0].attention)}"
+    else:
+        attention = "dot products with each patch, no shares, for want of a softmax"
+    legend = (
+        "Before and after Rein: the first three principal components of a block's patch features as red, green, blue.",
+        "Both in one basis and on one scale, so that equal features have equal colours; each row has its own.",
+        "Change: the refinement's length by that of the features, |after - before| / |before|.",
+        f"Sink and tokens: {attention}. The sink refines nothing; the others vary most over the photo.",
+        "Heat maps: mean (smallest to largest) over the photo; in each map the smallest is dark, the largest yellow.",
+    )
+    font, bar, gap = ImageFont.load_default(size=14), 20, 4
+    width = gap + max(size[0], *(math.ceil(font.getlength(caption)) for row in rows for caption, _ in row))
+    top = bar * len(legend) + gap
+    sheet = Image.new("RGB", (width * max(map(len, rows)) - gap, top + (bar + size[1]) * len(rows)), "white")
+    draw = ImageDraw.Draw(sheet)
+    small = photo.copy()
+    small.thumbnail((size[0], bar * len(legend)))
+    sheet.paste(small, (0, 0))
+    for number, text in enumerate(legend):
+        draw.text((small.width + 8, bar * number + 2), text, fill="black", font=font)
+    for row in rows:
+        for column, (caption, picture) in enumerate(row):
+            draw.text((column * width, top + 1), caption, fill="black", font=font)
+            sheet.paste(picture, (column * width, top + bar))
+        top += bar + size[1]
+    return sheet
+
+
+def _heatmap_overlay(photo: Image.Image, values: torch.Tensor) -> Image.Image:
+    """A map (h, w) in colours over a dark photo: the smallest value leaves it, the largest covers it."""
+    from matplotlib import colormaps
+
+    low, high = values.min(), values.max()
+    heat = ((values - low) / (high - low).clamp(min=1e-12)).cpu().numpy()
+    colours = Image.fromarray(colormaps["inferno"](heat, bytes=True)[..., :3])
+    mask = Image.fromarray((255 * heat).astype(np.uint8))
+    colours, mask = (picture.resize(photo.size, Image.Resampling.NEAREST) for picture in (colours, mask))
+    dark = Image.blend(photo.convert("L").convert("RGB"), Image.new("RGB", photo.size), 0.5)
+    return Image.composite(colours, dark, mask)
+
+
+def _mean_and_range(values: torch.Tensor, percent: bool) -> str:
+    """Mean, smallest and largest."""
+    mean, low, high = (
+        f"{value * (100 if percent else 1):.3g}" for value in (values.mean(), values.min(), values.max())
+    )
+    return f"{mean}{' %' if percent else ''} ({low} to {high})"
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """A picture in a file of the kind that the path ends in, whole or not at all."""
+    with atomic_write(path) as partial:
+        picture.save(partial, quality=90)

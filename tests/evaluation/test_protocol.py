@@ -1,0 +1,217 @@
+"""The whole protocol on miniatures: two sources, three targets, training, evaluation, submission; and its numbers from
+a predictor whose confusion is known."""
+
+import json
+import zipfile
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+from PIL import Image
+from transformers import HfArgumentParser
+
+import rein_hf
+from recipes import evaluate, submit, train
+from rein_hf.data import load_domain
+from rein_hf.labels import CITYSCAPES_CLASSES, CITYSCAPES_IDS
+from tests.support.miniatures import MAPILLARY_CLASSES, write_miniature
+from tests.support.runs import HEAD
+
+
+# Ids of road, building, sky and car, and one that does not count, in the files of each data set.
+IDS = {
+    "gta5": {0: 7, 2: 11, 10: 23, 13: 26, 255: 0},
+    "cityscapes": {0: 7, 2: 11, 10: 23, 13: 26, 255: 3},
+    "synthia": {0: 3, 2: 2, 10: 1, 13: 8, 255: 0},
+    "bdd100k": {0: 0, 2: 2, 10: 10, 13: 13, 255: 255},
+    "mapillary": {
+        train_id: MAPILLARY_CLASSES.index(name)
+        for train_id, name in {
+            0: "construction--flat--road",
+            2: "construction--structure--building",
+            10: "nature--sky",
+            13: "object--vehicle--car",
+            255: "void--car-mount",
+        }.items()
+    },
+}
+TARGETS = {"cityscapes": "val", "bdd100k": "val", "mapillary": "validation"}
+
+
+@pytest.fixture(autouse=True)
+def own_accelerator():
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def write(layout: str, root, split: str, maps: list[np.ndarray]) -> None:
+    """Images whose grey is 10 times the train id (250 where there is none), with labels in the data set's ids."""
+    images = [np.repeat(np.where(ids == 255, 25, ids)[..., None] * 10, 3, axis=-1).astype(np.uint8) for ids in maps]
+    write_miniature(layout, root / layout, [np.vectorize(IDS[layout].get)(ids) for ids in maps], split, images)
+
+
+def halves(left: int, right: int, size=(64, 128)) -> np.ndarray:
+    ids = np.full(size, left)
+    ids[:, size[1] // 2 :] = right
+    return ids
+
+
+@pytest.fixture
+def folders(tmp_path):
+    rng = np.random.default_rng(0)
+    for layout in ("gta5", "synthia"):
+        write(layout, tmp_path, "", [rng.choice([0, 2, 10, 13, 255], (8, 12)).repeat(9, 0).repeat(9, 1)] * 3)
+    maps = [halves(0, 2), halves(0, 10), halves(13, 255)]
+    write("cityscapes", tmp_path, "val", maps)
+    write("cityscapes", tmp_path, "test", maps)
+    write("bdd100k", tmp_path, "val", maps)
+    write("mapillary", tmp_path, "validation", maps)
+    return tmp_path
+
+
+def spec(folders, layout: str, split: str = "", options: str = "") -> str:
+    return f"{layout}:{folders / layout}{'@' + split if split else ''}{options}"
+
+
+@pytest.mark.filterwarnings("ignore:.* holds .* of the .* images")
+def test_train_evaluate_submit(folders, vit_folder, tmp_path):
+    recipe = tmp_path / "tiny.yaml"
+    values = {
+        "backbone": vit_folder,
+        "train": [spec(folders, "gta5"), spec(folders, "synthia")],
+        "weights": {"gta5": 2, "synthia": 1},
+        "evaluate": [spec(folders, layout, split, "#size=native") for layout, split in TARGETS.items()],
+        "crop": 64,
+        "num_queries": 8,
+        "head": HEAD,
+        "rein": {"r": 4},
+        "max_steps": 4,
+        "total_batch_size": 2,
+        "eval_strategy": "steps",
+        "eval_steps": 4,
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "output_dir": str(tmp_path / "out"),
+    }
+    recipe.write_text(yaml.safe_dump(values))
+    trainer = train.main(*train.parse([str(recipe)]))
+    (while_training,) = [entry for entry in trainer.state.log_history if "eval_miou" in entry]
+    arguments = ["--models", str(tmp_path / "out"), "--output_dir", str(tmp_path / "evaluation"), "--sheet_rows", "1"]
+    AcceleratorState._reset_state(reset_partial_state=True)
+    report = run(*arguments, "--domains", *values["evaluate"])[str(tmp_path / "out")]
+    assert list(report) == list(TARGETS)
+    scores = [100 * report[layout]["mean_iou"] for layout in TARGETS]
+    assert while_training["eval_miou"] == pytest.approx(np.mean(scores))  # the unweighted mean of the domains
+    for layout, score in zip(TARGETS, scores, strict=True):
+        assert while_training[f"eval_{layout}_miou"] == pytest.approx(score)
+        half = 4 if layout == "mapillary" else 1  # a quarter of the pixels
+        assert np.sum(report[layout]["confusion"]) == 5 * 64 * 64 // half
+    archive = submit.main(
+        submit.SubmissionArguments(
+            str(tmp_path / "out"), spec(folders, "cityscapes", "test", "#size=native"), str(tmp_path / "submission")
+        )
+    )
+    with zipfile.ZipFile(archive) as file:
+        names = file.namelist()
+        assert names == [f"berlin_{n:06}_000019_leftImg8bit.png" for n in range(3)]
+        for name in names:
+            label = Image.open(file.open(name))
+            assert label.size == (128, 64) and label.mode == "L"
+            assert set(np.unique(label)) <= set(CITYSCAPES_IDS)
+
+
+def run(*arguments: str) -> dict:
+    return evaluate.main(*HfArgumentParser(evaluate.EvaluationArguments).parse_args_into_dataclasses(list(arguments)))
+
+
+class Predictor(torch.nn.Module):
+    """Finds the class whose grey is nearest to a pixel's, but takes building for sky; as a Mask2Former, with one query
+    for each class that finds its pixels."""
+
+    device = torch.device("cpu")
+
+    def __init__(self):
+        super().__init__()
+        vit = SimpleNamespace(image_size=64, patch_size=16)
+        id2label = dict(enumerate(CITYSCAPES_CLASSES))
+        self.config = SimpleNamespace(
+            model_type="mask2former", backbone_config=SimpleNamespace(backbone_config=vit), id2label=id2label
+        )
+        self.seen = []
+
+    def forward(self, pixel_values):
+        self.seen.append(tuple(pixel_values.shape))
+        mean, std = torch.tensor(0.485), torch.tensor(0.229)
+        grey, known = 25.5 * (pixel_values[:, 0] * std + mean), torch.tensor([0, 2, 10, 13, 25])
+        found = known[(grey[..., None] - known).abs().argmin(dim=-1)]
+        found = torch.where(found == 2, 10, found).clamp(max=18)
+        masks = torch.stack([torch.where(found == index, 20.0, -20.0) for index in range(19)], dim=1)
+        classes = 40 * torch.eye(20)[:19].expand(len(pixel_values), 19, 20)
+        return SimpleNamespace(class_queries_logits=classes, masks_queries_logits=masks)
+
+
+@pytest.mark.filterwarnings("ignore:.* holds .* of the .* images")
+def test_numbers_of_a_known_predictor(folders, tmp_path, monkeypatch, capsys):
+    """Three images: road and building, road and sky, car and what does not count; building is taken for sky."""
+    predictor = Predictor()
+    monkeypatch.setattr(rein_hf, "from_pretrained", lambda *args, **kwargs: predictor)
+    monkeypatch.setattr(evaluate.AutoImageProcessor, "from_pretrained", lambda path: rein_hf.build_image_processor())
+    domains = [spec(folders, layout, split) for layout, split in TARGETS.items()]
+    arguments = ("--models", "known", "--sheet_rows", "0", "--output_dir", str(tmp_path / "out"))
+    report = run(*arguments, "--domains", *domains)["known"]
+    for layout in TARGETS:
+        pixels = 64 * 64 // (4 if layout == "mapillary" else 1)
+        expected = np.zeros((19, 19), int)
+        for truth, found, count in ((0, 0, 2), (2, 10, 1), (10, 10, 1), (13, 13, 1)):
+            expected[truth, found] = count * pixels
+        confusion = np.array(report[layout]["confusion"])
+        tolerated = 3 * 32 if layout == "mapillary" else 0  # JPEG, whose edge between the halves is halved with it
+        assert np.abs(confusion - expected).sum() <= 2 * tolerated, layout
+        if not tolerated:
+            iou = report[layout]["per_class_iou"]
+            assert (iou["road"], iou["building"], iou["sky"], iou["car"]) == (1, 0, 0.5, 1)
+            assert report[layout]["mean_iou"] == pytest.approx(2.5 / 4)
+            assert report[layout]["overall_accuracy"] == pytest.approx(4 / 5)
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["known"].keys() == report.keys()
+    header, _, row = capsys.readouterr().out.strip().splitlines()
+    assert header == "| mIoU | cityscapes | bdd100k | mapillary | average |"
+    cells = [float(cell) for cell in row.split("|")[2:-1]]
+    assert cells[:2] == [62.5, 62.5] and cells[3] == pytest.approx(np.mean(cells[:3]), abs=0.01)
+    windows = [shape[0] for shape in predictor.seen]
+    # windows of 64 at steps of 43: an image fitted into 1024x512, one of 128x64, one halved and fitted
+    per_image = {"cityscapes": 24 * 12, "bdd100k": 3, "mapillary": 24 * 12}
+    assert sum(windows) == 3 * sum(per_image.values())
+    subset = run(*arguments, "--domains", domains[0], "--scored", "synthia13")["known"]["cityscapes"]
+    assert subset["mean_iou"] == pytest.approx(2.5 / 4)
+
+
+@pytest.mark.filterwarnings("ignore:.* holds .* of the .* images")
+def test_submission_of_a_known_predictor(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(rein_hf, "from_pretrained", lambda *args, **kwargs: Predictor())
+    monkeypatch.setattr(submit.AutoImageProcessor, "from_pretrained", lambda path: rein_hf.build_image_processor())
+    domain = spec(folders, "cityscapes", "test")
+    arguments = submit.SubmissionArguments("known", domain, str(tmp_path / "out"))
+    submit.main(arguments)
+    found = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "out").glob("*.png"))]
+    assert [np.unique(label[:, :64]).tolist() for label in found] == [[7], [7], [26]]
+    assert [np.unique(label[:, 64:]).tolist() for label in found[:2]] == [[23], [23]]
+    first = sorted((tmp_path / "out").glob("*.png"))[0]
+    Image.new("L", (128, 64), 99).save(first)  # as an interrupted run left it: it is kept
+    submit.main(arguments)
+    assert Image.open(first).getpixel((0, 0)) == 99
+    with pytest.raises(ValueError, match="cityscapes: the label of berlin_000000_000019 is not public"):
+        run("--models", "known", "--domains", domain, "--output_dir", str(tmp_path / "evaluation"))
+
+
+def test_submission_of_other_classes_or_equal_names(folders, tmp_path):
+    write_miniature("camvid", tmp_path / "camvid", [np.zeros((4, 6), int)])
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="expected the 19 of Cityscapes"):
+        submit.main(submit.SubmissionArguments("known", f"camvid:{tmp_path / 'camvid'}", str(tmp_path)))
+    domain = load_domain(spec(folders, "bdd100k", "val") + "#every=1")
+    twice = domain.dataset.with_format(None).select([0, 0])
+    with pytest.raises(ValueError, match="images of the same file name"):
+        submit.label_map_paths(SimpleNamespace(name="x", dataset=twice), tmp_path)

@@ -1,0 +1,356 @@
+"""The authors' checkpoint files to ours and back, bit for bit, and everything that must be refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftConfig
+from torch.nn import functional as F
+from transformers import AutoModel
+
+import rein_hf
+from recipes import convert_rein_to_hf
+from recipes.convert_rein_to_hf import BACKBONE_FILE, REIN_AND_HEAD_FILE, ConversionArguments
+from rein_hf.backbone.resampling import resample_patch_embed, resample_position_embed
+from rein_hf.labels import CITYSCAPES_CLASSES
+from rein_hf.reference import default_out_indices, vit_config
+
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "micro_lora"
+REIN, HEAD = "backbone.reins.", "decode_head."
+HIDDEN, DEPTH, QUERIES, RANK = 32, 4, 10, 4
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def checkpoint() -> dict:
+    return torch.load(FIXTURES / REIN_AND_HEAD_FILE, weights_only=True)["state_dict"]
+
+
+@pytest.fixture
+def backbone() -> dict:
+    return torch.load(FIXTURES / BACKBONE_FILE, weights_only=True)
+
+
+@pytest.fixture
+def convert(tmp_path):
+    """A function that writes the authors' two files and converts them to a folder."""
+
+    def convert(checkpoint: dict, backbone: dict | str | None = None, out: str = "out", **kwargs) -> Path:
+        (tmp_path / "theirs").mkdir(exist_ok=True)
+        file = tmp_path / "theirs" / "rein_and_head.pth"
+        torch.save({"meta": {}, "state_dict": checkpoint}, file)
+        if isinstance(backbone, dict):
+            torch.save(backbone, tmp_path / "theirs" / "dinov2.pth")
+            backbone = str(tmp_path / "theirs" / "dinov2.pth")
+        arguments = {"num_attention_heads": 2, "output_dir": str(tmp_path / out), **kwargs}
+        convert_rein_to_hf.main(ConversionArguments(checkpoint=str(file), backbone=backbone, **arguments))
+        return tmp_path / out
+
+    return convert
+
+
+def normal(*size: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*size, generator=torch.Generator().manual_seed(seed))
+
+
+def full_tokens(checkpoint: dict, backbone: dict) -> None:
+    a, b = (checkpoint.pop(f"{REIN}learnable_tokens_{name}") for name in "ab")
+    checkpoint[f"{REIN}learnable_tokens"] = a @ b
+
+
+def no_link(checkpoint: dict, backbone: dict) -> None:
+    for name in (f"{REIN}transform", f"{REIN}merge", f"{HEAD}querys2feat"):
+        for leaf in ("weight", "bias"):
+            del checkpoint[f"{name}.{leaf}"]
+    checkpoint[f"{HEAD}query_embed.weight"] = normal(QUERIES, HIDDEN, seed=1)
+    checkpoint[f"{HEAD}query_feat.weight"] = normal(QUERIES, HIDDEN, seed=2)
+
+
+def no_scale(checkpoint: dict, backbone: dict) -> None:
+    del checkpoint[f"{REIN}scale"]
+
+
+def swiglu(checkpoint: dict, backbone: dict) -> None:
+    width = 88  # two thirds of 4 * 32, rounded up to a multiple of 8
+    for block in range(DEPTH):
+        for name in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"):
+            del backbone[f"blocks.{block}.mlp.{name}"]
+        backbone[f"blocks.{block}.mlp.w12.weight"] = normal(2 * width, HIDDEN, seed=block)
+        backbone[f"blocks.{block}.mlp.w12.bias"] = normal(2 * width, seed=block)
+        backbone[f"blocks.{block}.mlp.w3.weight"] = normal(HIDDEN, width, seed=block)
+        backbone[f"blocks.{block}.mlp.w3.bias"] = normal(HIDDEN, seed=block)
+
+
+def no_mask_token(checkpoint: dict, backbone: dict) -> None:
+    del backbone["mask_token"]
+
+
+def as_it_is(checkpoint: dict, backbone: dict) -> None:
+    pass
+
+
+def assert_same(found: dict, expected: dict) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name
+
+
+@pytest.mark.parametrize("change", [as_it_is, full_tokens, no_link, no_scale, swiglu, no_mask_token])
+def test_there_and_back_is_bit_equal(convert, tmp_path, checkpoint, backbone, change, capsys):
+    change(checkpoint, backbone)
+    out = convert(checkpoint, backbone)
+    assert "every tensor is equal to the converted one" in capsys.readouterr().out
+    convert_rein_to_hf.main(ConversionArguments(checkpoint=str(out), output_dir=str(tmp_path / "back"), reverse=True))
+    found = torch.load(tmp_path / "back" / REIN_AND_HEAD_FILE, weights_only=True)
+    assert found["meta"] == {}
+    assert_same(found["state_dict"], checkpoint)
+    assert_same(torch.load(tmp_path / "back" / BACKBONE_FILE, weights_only=True), backbone)
+
+
+def logits(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    model = rein_hf.from_pretrained(folder).requires_grad_(False).double()
+    output = model(pixel_values=normal(1, 3, 64, 96).double())
+    return output.class_queries_logits, output.masks_queries_logits
+
+
+@pytest.mark.parametrize("change", [full_tokens, no_link])
+def test_the_same_model_in_another_form(convert, tmp_path, checkpoint, backbone, change):
+    """Full tokens that are A @ B, and learned queries that are what the link makes of the tokens, change nothing."""
+    linked = rein_hf.from_pretrained(convert(checkpoint, backbone, "linked"))
+    queries = linked.base_model.model.model.transformer_module
+    change(checkpoint, backbone)
+    if change is no_link:
+        checkpoint[f"{HEAD}query_embed.weight"] = queries.queries_embedder.weight.detach()
+        checkpoint[f"{HEAD}query_feat.weight"] = queries.queries_features.weight.detach()
+    out = convert(checkpoint, backbone)
+    assert PeftConfig.from_pretrained(str(out)).link_queries == (change is not no_link)
+    for found, expected in zip(logits(out), logits(tmp_path / "linked"), strict=True):
+        assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_swiglu_gates_the_first_half(convert, checkpoint, backbone):
+    swiglu(checkpoint, backbone)
+    vit = AutoModel.from_pretrained(f"{convert(checkpoint, backbone)}-backbone")
+    x = normal(5, HIDDEN)
+    gate, up = F.linear(x, backbone["blocks.1.mlp.w12.weight"], backbone["blocks.1.mlp.w12.bias"]).chunk(2, dim=-1)
+    expected = F.linear(F.silu(gate) * up, backbone["blocks.1.mlp.w3.weight"], backbone["blocks.1.mlp.w3.bias"])
+    assert torch.allclose(vit.encoder.layer[1].mlp(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_full_checkpoint(convert, checkpoint, backbone):
+    full = checkpoint | {f"backbone.{name}": tensor for name, tensor in backbone.items()}
+    out = convert(full, out="full")
+    for found, expected in zip(logits(out), logits(convert(checkpoint, backbone)), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_release_of_patch_14_is_resampled(convert, checkpoint, backbone):
+    backbone["patch_embed.proj.weight"] = normal(HIDDEN, 3, 14, 14)
+    backbone["pos_embed"] = normal(1, 1 + 9 * 9, HIDDEN)
+    out = convert(checkpoint, backbone, image_size=128)
+    written = AutoModel.from_pretrained(f"{out}-backbone")
+    assert (written.config.patch_size, written.config.image_size) == (14, 9 * 14)
+    assert torch.equal(written.embeddings.position_embeddings, backbone["pos_embed"])
+    embeddings = rein_hf.from_pretrained(out).base_model.model.model.pixel_level_module.encoder.vit.embeddings
+    kernel = resample_patch_embed(backbone["patch_embed.proj.weight"], 16)
+    assert torch.equal(embeddings.patch_embeddings.projection.weight, kernel)
+    assert torch.equal(embeddings.position_embeddings, resample_position_embed(backbone["pos_embed"], 128 // 16))
+
+
+def test_backbone_is_a_folder_of_transformers(convert, tmp_path, checkpoint, backbone):
+    folder = f"{convert(checkpoint, backbone)}-backbone"
+    second = convert(checkpoint, folder, "second")
+    assert PeftConfig.from_pretrained(str(second)).base_model_name_or_path == folder
+    assert not Path(f"{second}-backbone").exists()
+    for found, expected in zip(logits(second), logits(tmp_path / "out"), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_adapter_names_its_backbone_for_any_working_directory(convert, tmp_path, checkpoint, backbone, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    convert(checkpoint, backbone, output_dir="here/out", backbone_dir="there/vit")
+    config = json.loads((tmp_path / "here/out/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(tmp_path / "there/vit")
+    files = ["README.md", "adapter_config.json", "adapter_model.safetensors", "preprocessor_config.json"]
+    assert sorted(os.listdir("here/out")) == files
+    assert os.listdir("here") == ["out"], "something was left beside the output"
+    monkeypatch.chdir(os.sep)
+    model = rein_hf.from_pretrained(tmp_path / "here/out")
+    assert [model.config.id2label[i] for i in range(19)] == list(CITYSCAPES_CLASSES)
+    assert model.config.backbone_config.out_indices == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_names_of_classes(convert, tmp_path, checkpoint, backbone, as_file):
+    checkpoint[f"{HEAD}cls_embed.weight"], checkpoint[f"{HEAD}cls_embed.bias"] = normal(3, HIDDEN), normal(3)
+    names = json.dumps({"0": "land", "1": "water"})
+    if as_file:
+        (tmp_path / "names.json").write_text(names)
+        names = str(tmp_path / "names.json")
+    assert rein_hf.from_pretrained(convert(checkpoint, backbone, id2label=names)).config.id2label == {
+        0: "land",
+        1: "water",
+    }
+
+
+def test_sizes_that_weights_cannot_tell():
+    assert default_out_indices(24) == [7, 11, 15, 23] and default_out_indices(12) == [2, 5, 8, 11]
+    large = {"pos_embed": torch.zeros(1, 1025, 1024, device="meta")}
+    large["patch_embed.proj.weight"] = torch.zeros(1024, 3, 16, 16, device="meta")
+    large["blocks.0.mlp.fc1.weight"] = torch.zeros(4096, 1024, device="meta")
+    config = vit_config(large)
+    assert (config.num_attention_heads, config.image_size, config.mlp_ratio) == (16, 512, 4)
+
+
+def refused(tmp_path: Path, **arguments: str) -> str:
+    """Runs the recipe as a script; the message that it exits with. Nothing is written."""
+    before = sorted(tmp_path.rglob("*"))
+    argv = ["convert_rein_to_hf.py", "--output_dir", str(tmp_path / "out")]
+    for name, value in {"num_attention_heads": "2", **arguments}.items():
+        argv += [f"--{name}", *str(value).split()] if value is not None else []
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit:
+        patch.setattr(sys, "argv", argv)
+        runpy.run_path(convert_rein_to_hf.__file__, run_name="__main__")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert isinstance(exit.value.code, str)  # Python prints it and exits with 1
+    return exit.value.code
+
+
+@pytest.fixture
+def files(tmp_path) -> dict[str, str]:
+    return {"checkpoint": str(FIXTURES / REIN_AND_HEAD_FILE), "backbone": str(FIXTURES / BACKBONE_FILE)}
+
+
+def test_every_wrong_key_of_both_files_is_listed(tmp_path, checkpoint, backbone):
+    del checkpoint[f"{HEAD}transformer_decoder.layers.1.self_attn.attn.in_proj_bias"]
+    checkpoint[f"{REIN}merge.weight"] = normal(32, 95)
+    checkpoint[f"{HEAD}loss.weight"] = normal(2)
+    del backbone["blocks.2.attn.qkv.weight"]
+    backbone["blocks.3.ls2.gamma"] = normal(31)
+    backbone["register_tokens"] = normal(1, 4, 32)
+    torch.save({"state_dict": checkpoint}, tmp_path / "a.pth")
+    torch.save(backbone, tmp_path / "b.pth")
+    message = refused(tmp_path, checkpoint=tmp_path / "a.pth", backbone=tmp_path / "b.pth")
+    for line in (
+        "6 keys do not fit, nothing was written:",
+        f"a.pth: missing key {HEAD}transformer_decoder.layers.1.self_attn.attn.in_proj_bias (96,)",
+        f"a.pth: misshapen key {REIN}merge.weight: (32, 95), expected (32, 96)",
+        f"a.pth: unknown key {HEAD}loss.weight (2,)",
+        "b.pth: missing key blocks.2.attn.qkv.weight (96, 32)",
+        "b.pth: misshapen key blocks.3.ls2.gamma: (31,), expected (32,)",
+        "b.pth: unknown key register_tokens (1, 4, 32)",
+    ):
+        assert line in message
+
+
+@pytest.mark.parametrize("key", [f"{REIN}learnable_tokens_b", f"{HEAD}cls_embed.weight", "pos_embed"])
+def test_a_key_that_tells_a_size_is_missing(tmp_path, checkpoint, backbone, key):
+    for name, tensors in (("a.pth", checkpoint), ("b.pth", backbone)):
+        tensors.pop(key, None)
+        torch.save(tensors, tmp_path / name)
+    message = refused(tmp_path, checkpoint=tmp_path / "a.pth", backbone=tmp_path / "b.pth")
+    assert f"missing key {key}" in message
+
+
+class Code:
+    """Runs when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_pickled_code_is_refused_and_not_run(tmp_path, files):
+    torch.save({"state_dict": {}, "meta": Code(tmp_path / "ran")}, tmp_path / "code.pth")
+    message = refused(tmp_path, **{**files, "checkpoint": tmp_path / "code.pth"})
+    assert "code.pth holds pickled code (posix.mkdir)" in message or "code.pth holds pickled code (nt." in message
+    assert "code.pth holds pickled code" in refused(tmp_path, **{**files, "backbone": tmp_path / "code.pth"})
+
+
+@pytest.mark.parametrize("part", [0, 0.3, 0.99])
+@pytest.mark.parametrize("which", ["checkpoint", "backbone"])
+def test_truncated(tmp_path, files, which, part):
+    content = Path(files[which]).read_bytes()
+    (tmp_path / "cut.pth").write_bytes(content[: int(len(content) * part)])
+    assert "cut.pth is truncated or no PyTorch file" in refused(tmp_path, **{**files, which: tmp_path / "cut.pth"})
+
+
+def test_swapped_arguments(tmp_path, files):
+    message = refused(tmp_path, checkpoint=files["backbone"], backbone=files["checkpoint"])
+    assert "are --checkpoint and --backbone swapped?" in message
+
+
+def test_another_architecture(tmp_path, files):
+    torch.save({"state_dict": {"layer1.0.conv1.weight": normal(8, 3, 3, 3)}}, tmp_path / "resnet.pth")
+    message = refused(tmp_path, **{**files, "checkpoint": tmp_path / "resnet.pth"})
+    assert "no keys backbone.reins.* and decode_head.*; found layer1.0.conv1.weight" in message
+    message = refused(tmp_path, **{**files, "backbone": tmp_path / "resnet.pth"})
+    assert "resnet.pth is no DINOv2" in message
+
+
+def test_backbone_of_another_size(tmp_path, files, backbone):
+    shallow = {name: tensor for name, tensor in backbone.items() if not name.startswith("blocks.3.")}
+    torch.save(shallow, tmp_path / "shallow.pth")
+    message = refused(tmp_path, **{**files, "backbone": tmp_path / "shallow.pth"})
+    assert "for a backbone of num_hidden_layers 4; found 3" in message
+
+
+def test_weights_that_are_not_finite_or_no_tensors(tmp_path, files, checkpoint):
+    checkpoint[f"{REIN}scale"] = torch.tensor(float("nan"))
+    checkpoint[f"{REIN}merge.bias"] = 3
+    torch.save(checkpoint, tmp_path / "nan.pth")
+    message = refused(tmp_path, **{**files, "checkpoint": tmp_path / "nan.pth"})
+    assert f"{REIN}scale: torch.float32, or not finite" in message and f"'{REIN}merge.bias': int" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"backbone": None}, "holds no backbone; give --backbone"),
+        ({"backbone": "nowhere.pth"}, "nowhere.pth is no file"),
+        ({"checkpoint": "nowhere.pth"}, "nowhere.pth is no file"),
+        ({"num_attention_heads": None}, "hidden size is 32, no multiple of 64: give --num_attention_heads"),
+        ({"num_attention_heads": 3}, "num_attention_heads is 3; expected a divisor of the hidden size 32"),
+        ({"decoder_attention_heads": 8}, "--decoder_attention_heads is 8; "),
+        ({"out_indices": "0 1 2 4"}, "--out_indices is [0, 1, 2, 4]; expected four of the blocks 0 to 3"),
+        ({"image_size": 512}, "--image_size is 512, but the backbone's positions fit 128 pixels"),
+        ({"id2label": '{"0":"road"}'}, "--id2label names classes [0]; the checkpoint has classes 0 to 18"),
+        ({"id2label": "road"}, "--id2label is 'road'; expected JSON"),
+    ],
+)
+def test_arguments(tmp_path, files, change, message):
+    assert message in refused(tmp_path, **{**files, **change})
+
+
+def test_folder_that_is_there_already(tmp_path, files):
+    for name in ("out", "out-backbone"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "out-backbone" / "model.safetensors").touch()
+    assert "out-backbone is there already; expected a new or an empty folder" in refused(tmp_path, **files)
+
+
+def test_reverse_of_what_their_files_cannot_tell(tmp_path, convert, checkpoint, backbone):
+    out = convert(checkpoint, backbone)
+    config = json.loads((out / "adapter_config.json").read_text())
+    (out / "adapter_config.json").write_text(json.dumps({**config, "use_softmax": False}))
+    with pytest.raises(ValueError, match="has no softmax"):
+        convert_rein_to_hf.main(
+            ConversionArguments(checkpoint=str(out), output_dir=str(tmp_path / "back"), reverse=True)
+        )
+    assert not (tmp_path / "back").exists()

@@ -1,0 +1,148 @@
+"""recipes/train.py: a recipe from its file to a saved adapter, and what it does when it is interrupted or misspelt."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import rein_hf
+from recipes import train
+from rein_hf.training import SegmentationTrainer
+from tests.support.runs import adapter_weights, run_recipe
+
+
+def test_a_run_leaves_an_adapter_that_loads_and_scores(recipe, tmp_path):
+    trainer = run_recipe(recipe, "--eval_strategy", "steps", "--eval_steps", "4", "--learning_rate", "1e-3")
+    assert trainer.state.global_step == 4
+    scores = [entry for entry in trainer.state.log_history if "eval_miou" in entry]
+    assert len(scores) == 1 and scores[0]["eval_miou"] == scores[0]["eval_seen_miou"] and 0 <= scores[0]["eval_miou"]
+    model = rein_hf.from_pretrained(tmp_path / "out")
+    assert model.config.id2label[13] == "car" and model.peft_config["default"].r == 4
+    assert (tmp_path / "out" / "preprocessor_config.json").is_file()
+    trained = dict(trainer.model.named_parameters())
+    for name, parameter in model.named_parameters():
+        if ".rein_" in name or ".modules_to_save." in name:
+            assert torch.equal(parameter, trained[name]), name
+
+
+def test_schedule_and_optimizer_are_the_papers(recipe):
+    _, args = train.parse([str(recipe), "--max_steps", "40000"])
+    assert (args.learning_rate, args.weight_decay, args.adam_beta1, args.adam_beta2) == (1e-4, 0.05, 0.9, 0.999)
+    assert (args.adam_epsilon, args.max_grad_norm, args.warmup_steps) == (1e-8, 0.0, 0)
+    trainer = run_recipe(recipe, "--logging_steps", "1")
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+    assert rates == pytest.approx([1e-4 * (1 - step / 4) ** 0.9 for step in range(4)])
+    assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {0.0, 0.05}
+
+
+def test_an_interrupted_run_resumes_and_ends_with_the_same_weights(recipe, tmp_path, monkeypatch):
+    run_recipe(recipe, "--output_dir", str(tmp_path / "straight"))
+    step, calls = SegmentationTrainer.training_step, []
+
+    def interrupted(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(SegmentationTrainer, "training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(recipe)
+    assert not (tmp_path / "out" / "adapter_model.safetensors").exists()
+    trainer = run_recipe(recipe)
+    assert len(calls) == 4 + 2 and trainer.state.global_step == 4  # from checkpoint-2 on
+    straight, resumed = adapter_weights(tmp_path / "straight"), adapter_weights(tmp_path / "out")
+    assert straight.keys() == resumed.keys()
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+@pytest.mark.parametrize(("tuning", "trained"), [("frozen", False), ("full", True)])
+def test_baselines_train_the_head_alike(recipe, tmp_path, vit_folder, tuning, trained):
+    run_recipe(recipe, "--tuning", tuning)
+    model = rein_hf.from_pretrained(tmp_path / "out")
+    _, pretrained = rein_hf.backbone.load_vit(vit_folder, 64, 16, dtype=torch.float32)
+    name = "encoder.layer.0.mlp.fc1.weight"
+    found = model.model.pixel_level_module.encoder.vit.state_dict()[name]
+    assert torch.equal(found, pretrained[name]) != trained
+
+
+def test_lora_is_a_baseline_that_loads_like_rein(recipe, tmp_path):
+    """It learns at the full rate, its base is recorded, and it is read again by what was saved alone."""
+    trainer = run_recipe(recipe, "--tuning", "lora", "--lora", "{r: 2}")
+    rates = {name: group["lr"] for group in trainer.optimizer.param_groups for name in group.get("names", [])}
+    lora = [name for name in rates if ".lora_" in name]
+    assert (
+        len(lora) == 4 * 2 * 2 and len({rates[name] for name in rates}) == 1
+    )  # four blocks, query and value, A and B
+    model = rein_hf.from_pretrained(tmp_path / "out")
+    assert model.peft_config["default"].r == 2
+    trained = dict(trainer.model.named_parameters())
+    loaded = dict(model.named_parameters())
+    names = [name for name in trained if ".lora_" in name or ".modules_to_save." in name]
+    assert lora and all(torch.equal(loaded[name], trained[name]) for name in names)
+    assert any("queries_features.modules_to_save" in name for name in names)
+    model.save_pretrained(tmp_path / "again")
+    again = dict(rein_hf.from_pretrained(tmp_path / "again").named_parameters())
+    assert all(torch.equal(again[name], trained[name]) for name in names)
+
+
+def test_bad_data_stops_training_with_the_file_and_the_reason(recipe, tmp_path):
+    label = tmp_path / "data" / "labels" / "3.png"
+    Image.new("RGB", (96, 72)).save(label)
+    with pytest.raises(ValueError, match=f"{label} is of mode RGB; expected one channel of 8 bits"):
+        run_recipe(recipe)
+    label.write_bytes(b"")
+    with pytest.raises(ValueError, match=f"{label} cannot be read as an image"):
+        run_recipe(recipe)
+
+
+def test_fewer_images_at_once_are_accumulated_to_the_same_batch(recipe):
+    recipe_args, args = train.parse([str(recipe), "--per_device_train_batch_size", "1"])
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (1, 2)
+    assert recipe_args.total_batch_size == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["--max_stepz", "3"], r"tiny.yaml: unknown key 'max_stepz', did you mean 'max_steps'\?"),
+        (["--tuning", "vpt"], "tuning is 'vpt'; expected one of rein, lora, frozen, full"),
+        (["--max_steps"], r"tiny.yaml: expected pairs of --KEY VALUE; found \['--max_steps'\]"),
+        (["--per_device_train_batch_size", "3"], "total_batch_size 2 is not a multiple of 3 images on each of 1 proc"),
+        (["--rein.rank", "3"], "rank"),
+        (["--rein.num_tokens", "9"], "num_tokens is 9, but the model has 8 object queries"),
+        (["--crop", "-16"], "tiny.yaml: crop is -16; expected 1 at least"),
+        (["--max_steps", "0"], "tiny.yaml: max_steps is 0; expected 1 at least"),
+        (["--train", "[/nowhere]"], "nowhere.*holds no image"),
+        (["--weights", "{daat: 1}"], r"weights names \['daat'\]; expected the sources \['data'\]"),
+    ],
+)
+def test_mistakes_in_a_recipe_are_refused(recipe, overrides, message):
+    with pytest.raises((SystemExit, ValueError, TypeError, FileNotFoundError), match=message):
+        run_recipe(recipe, *overrides)
+
+
+def test_yaml_traps(recipe):
+    """YAML reads 1e-4 as text and no as false."""
+    _, args = train.parse([str(recipe), "--learning_rate", "1e-4", "--save_strategy", "no"])
+    assert args.learning_rate == 1e-4 and args.save_strategy == "no"
+
+
+def test_every_recipe_in_the_repository_parses():
+    files = sorted(Path("recipes/configs").glob("*.yaml")) + sorted(Path("recipes/demo").glob("*.yaml"))
+    assert files
+    for path in files:
+        recipe, args = train.parse([str(path), "--use_cpu", "true", "--bf16", "false"])
+        assert recipe.train and recipe.backbone, path
+        assert json.dumps(recipe.head or {}) and args.max_steps > 0
+
+
+def test_sources_of_different_classes_are_refused(recipe, tmp_path):
+    names = [str(index) for index in range(19)]
+    (tmp_path / "data" / "classes.json").write_text(json.dumps({"names": names, "ignore_id": 255}))
+    domain = rein_hf.data.load_domain(str(tmp_path / "data"))
+    cityscapes = rein_hf.data.Domain("cityscapes", domain.dataset)
+    with pytest.raises(ValueError, match="The sources have different classes"):
+        train.common_classes([domain, cityscapes])

@@ -1,0 +1,162 @@
+"""What test_processes.py runs as two processes,
+`torchrun --nproc_per_node 2 -m tests.support.processes KIND RECIPE FOLDER`. KIND is ddp or fsdp2."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
+
+from rein_hf.data import samples
+from rein_hf.evaluation import evaluate_domain
+from rein_hf.training import SegmentationTrainer
+from tests.support.runs import run_recipe
+
+
+STEPS = ("--max_steps", "5", "--total_batch_size", "4", "--logging_steps", "1", "--save_steps", "5")
+
+
+class Gradients(TrainerCallback):
+    """Keeps what the optimizer gets."""
+
+    def __init__(self):
+        self.found: dict[str, torch.Tensor] = {}
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                grad = parameter.grad.full_tensor() if isinstance(parameter.grad, DTensor) else parameter.grad
+                self.found[f"{state.global_step}.{name.removeprefix('module.')}"] = grad.clone().contiguous()
+
+
+@contextmanager
+def same_points():
+    """All masks get the same points, so that it does not matter in which process and order they are drawn."""
+    rand = torch.rand
+
+    def same(*shape, device=None, **kwargs):
+        if len(shape) != 3 or shape[-1] != 2:
+            return rand(*shape, device=device, **kwargs)
+        one = rand(1, *shape[1:], generator=torch.Generator().manual_seed(shape[1]))
+        return one.repeat(shape[0], 1, 1).to(device)
+
+    with patch.object(torch, "rand", same):
+        yield
+
+
+def trained(recipe: Path, out: Path, *overrides: str) -> SegmentationTrainer:
+    """A run of five steps of four samples; its losses and gradients lie beside its weights."""
+    gradients = Gradients()
+    make = SegmentationTrainer.__init__
+    with (
+        same_points(),
+        patch.object(
+            SegmentationTrainer,
+            "__init__",
+            lambda self, *args, **kwargs: make(self, *args, callbacks=[gradients], **kwargs),
+        ),
+    ):
+        trainer = run_recipe(recipe, *STEPS, "--output_dir", str(out), *overrides)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    if trainer.is_world_process_zero():
+        save_file({**gradients.found, "losses": torch.tensor(losses, dtype=torch.float64)}, out / "seen.safetensors")
+    return trainer
+
+
+def confusion(trainer: SegmentationTrainer) -> torch.Tensor:
+    """Of the first domain's five images, a number that two processes cannot halve."""
+    domain = trainer.domains[0]
+    found = evaluate_domain(trainer.model, trainer.processing_class, domain, trainer.accelerator, limit=5)
+    return torch.as_tensor(found[domain.name].confusion)
+
+
+def non_finite(recipe: Path, out: Path) -> str:
+    """What a run says whose second process gets a bad image in the third step."""
+    collate, calls = samples.Collator.__call__, []
+
+    def poisoned(self, batch):
+        calls.append(1)
+        batch = collate(self, batch)
+        if len(calls) == 3 and PartialState().process_index == 1:
+            batch["pixel_values"][1] = float("inf")
+        return batch
+
+    with patch.object(samples.Collator, "__call__", poisoned):
+        try:
+            run_recipe(recipe, *STEPS, "--output_dir", str(out), "--save_steps", "1")
+        except FloatingPointError as error:
+            return str(error)
+    return "went on"
+
+
+def interrupted(recipe: Path, out: Path) -> None:
+    """A run that ends in its fourth step and goes on, and beside it one that nothing interrupts."""
+    step, calls = SegmentationTrainer.training_step, []
+
+    def ends(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    often = (*STEPS, "--save_steps", "1", "--output_dir")
+    with patch.object(SegmentationTrainer, "training_step", ends):
+        try:
+            run_recipe(recipe, *often, str(out))
+        except KeyboardInterrupt:
+            pass
+    run_recipe(recipe, *often, str(out))
+    run_recipe(recipe, *often, f"{out}-straight")
+
+
+@contextmanager
+def fsdp2():
+    """FSDP2 as accelerate launch asks for it. accelerate 1.15 wraps nothing on a CPU, though torch can: for its
+    choice, and no longer, the kind of process group is another."""
+    environment = {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+        "FSDP_TRANSFORMER_CLS_TO_WRAP": "Dinov2Layer,Mask2FormerMaskedAttentionDecoderLayer",
+        "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+        "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+    }
+    create = SegmentationTrainer.create_accelerator_and_postprocess
+
+    def create_on_cpu(self):
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_XPU
+        create(self)
+
+    with (
+        patch.dict(os.environ, environment),
+        patch.object(SegmentationTrainer, "create_accelerator_and_postprocess", create_on_cpu),
+    ):
+        yield
+
+
+def ddp(recipe: Path, folder: Path) -> None:
+    trainer = trained(recipe, folder / "ddp")
+    rank, found = trainer.args.process_index, {"confusion": confusion(trainer)}
+    save_file(found, folder / f"found-{rank}.safetensors")
+    interrupted(recipe, folder / "ddp-interrupted")
+    (folder / f"said-{rank}.txt").write_text(non_finite(recipe, folder / "poisoned"))
+
+
+def sharded(recipe: Path, folder: Path) -> None:
+    with fsdp2():
+        trainer = trained(recipe, folder / "fsdp2")
+        assert trainer.is_fsdp_enabled and any(isinstance(p, DTensor) for p in trainer.model.parameters())
+        interrupted(recipe, folder / "fsdp2-interrupted")
+
+
+if __name__ == "__main__":
+    {"ddp": ddp, "fsdp2": sharded}[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))

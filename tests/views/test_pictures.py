@@ -1,0 +1,99 @@
+"""rein_hf.pictures: exact colours, sizes, and plots that show something."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import rein_hf
+from rein_hf.labels import CITYSCAPES
+from rein_hf.views import colorize, contact_sheet, overlay
+from rein_hf.views.plots import plot_confusion, plot_iou
+
+
+def test_colours_are_cityscapes_own():
+    label = np.array([[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], [10, 11, 12, 13, 14, 15, 16, 17, 18, 255]], np.uint8)
+    picture = colorize(label)
+    assert (picture.mode, picture.size) == ("RGB", (10, 2))
+    found = np.asarray(picture).reshape(20, 3).tolist()
+    # written out once more, not the table of the code
+    assert found == [
+        *([128, 64, 128], [244, 35, 232], [70, 70, 70], [102, 102, 156], [190, 153, 153], [153, 153, 153]),
+        *([250, 170, 30], [220, 220, 0], [107, 142, 35], [152, 251, 152], [70, 130, 180], [220, 20, 60]),
+        *([255, 0, 0], [0, 0, 142], [0, 0, 70], [0, 60, 100], [0, 80, 100], [0, 0, 230], [119, 11, 32]),
+        [0, 0, 0],
+    ]
+    assert list(CITYSCAPES)[13] == "car" and list(CITYSCAPES)[18] == "bicycle"
+    assert rein_hf.colorize is colorize and rein_hf.overlay is overlay
+
+
+def test_another_palette():
+    picture = colorize(np.array([[0, 1, 2]]), [(1, 2, 3), (4, 5, 6)])
+    assert np.asarray(picture).tolist() == [[[1, 2, 3], [4, 5, 6], [0, 0, 0]]]
+
+
+@pytest.mark.parametrize(
+    ("opacity", "expected"), [(0.0, (200, 100, 0)), (1.0, (128, 64, 128)), (0.25, (182, 91, 32)), (0.5, (164, 82, 64))]
+)
+def test_overlay(opacity, expected):
+    photo, label = Image.new("RGB", (4, 3), (200, 100, 0)), np.zeros((3, 4), np.uint8)
+    picture = overlay(photo, label, opacity=opacity)
+    assert picture.size == (4, 3) and picture.getpixel((3, 2)) == expected
+
+
+def test_overlay_by_default_is_half_and_of_any_mode():
+    label = np.full((3, 4), 1, np.uint8)
+    picture = overlay(Image.new("L", (4, 3), 100), Image.fromarray(label), [(0, 0, 0), (200, 0, 50)])
+    assert picture.mode == "RGB" and picture.getpixel((0, 0)) == (150, 50, 75)
+
+
+def test_contact_sheet():
+    """A bar of titles, then per row a bar with its name and the pictures, scaled to one width."""
+    red, blue = Image.new("RGB", (200, 100), (255, 0, 0)), Image.new("RGB", (50, 50), (0, 0, 255))
+    sheet = contact_sheet([("first", [red, red]), ("second", [blue, red])], ["image", "truth"], width=80)
+    assert sheet.size == (160, 24 + (24 + 40) + (24 + 80))
+    assert [sheet.getpixel((x, 24 + 24 + 20)) for x in (40, 120)] == [(255, 0, 0)] * 2
+    assert [sheet.getpixel((x, 24 + 64 + 24 + 20)) for x in (40, 120)] == [(0, 0, 255), (255, 0, 0)]
+    assert sheet.getpixel((120, 24 + 64 + 24 + 60)) == (255, 255, 255)  # below the flatter picture
+    pixels = np.asarray(sheet)
+    for top, left in ((0, 0), (0, 80), (24, 0), (88, 0)):
+        assert (pixels[top : top + 24, left : left + 80] < 128).all(-1).any(), "text"
+    assert (pixels[24:48, 80:] == 255).all()
+
+
+def colours(path) -> set[tuple[int, ...]]:
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        return {colour for _, colour in picture.convert("RGB").getcolors(2**24)}
+
+
+def test_plot_iou(tmp_path):
+    path = tmp_path / "iou.png"
+    plot_iou({"a": {"road": 0.9, "sky": float("nan")}, "b": {"road": 0.4, "sky": 0.2}}, "streets", path)
+    first = colours(path)
+    assert {(31, 119, 180), (255, 127, 14)} <= first  # a bar of each model
+    plot_iou({"a": {"road": 0.9, "sky": float("nan")}}, "streets", path)
+    assert (31, 119, 180) in colours(path) and (255, 127, 14) not in colours(path)
+
+
+@pytest.mark.filterwarnings("error")
+def test_plot_confusion(tmp_path):
+    """Shares of each row; a row of a class that never occurs stays white."""
+    path, blue = tmp_path / "confusion.png", (8, 48, 107)
+    plot_confusion(np.array([[0, 8], [0, 9]]), ["road", "sky"], "streets", path)
+    assert blue in colours(path)
+    plot_confusion(np.array([[1, 1], [0, 0]]), ["road", "sky"], "streets", path)
+    assert blue not in colours(path) and len(colours(path)) > 2
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice")
+def test_plot_iou_of_nothing_counted(tmp_path):
+    plot_iou({"a": {"road": float("nan")}}, "streets", tmp_path / "iou.png")
+    assert (tmp_path / "iou.png").is_file()
+
+
+def test_classes_have_the_colours_of_their_names():
+    from rein_hf.labels import palette_of
+
+    colours = palette_of(["sky", "tram", "car", "cow"])
+    assert colours[0] == (70, 130, 180) and colours[2] == (0, 0, 142)
+    assert len(set(colours)) == 4 and all(0 <= value <= 255 for colour in colours for value in colour)
