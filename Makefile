@@ -1,7 +1,7 @@
 # make demo     train, evaluate on unseen weather and draw, offline, on a CPU
 # make test     the whole test suite, offline
 # make parity   our numbers beside the reference implementation's
-# make lint     ruff: lint and format
+# make lint     ruff (lint and format), and the floors of the house
 # make clean    remove the virtual environment and all outputs
 PYTHON ?= python3
 VENV ?= .venv
@@ -22,6 +22,7 @@ parity: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo --no-cache
 
 # torch first and alone: a CPU build in the tested version, whatever the other packages would accept
 $(READY): pyproject.toml constraints.txt
