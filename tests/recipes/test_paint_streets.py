@@ -5,6 +5,8 @@ import pytest
 from PIL import Image
 
 from recipes.demo.paint_streets import DOMAINS, paint, write_dataset
+from recipes.demo.paint_streets.canvas import BUILDING, SIGN, SKY, Place
+from recipes.demo.paint_streets.street import Street
 
 
 SMALL = (128, 64)
@@ -27,9 +29,26 @@ def test_weather_changes_the_picture_but_not_the_label():
 
 def test_every_class_occurs_and_no_other_id():
     ids = set()
-    for seed in range(14):
+    for seed in range(60):
         ids |= set(np.unique(np.asarray(paint(seed, "day", SMALL)[1])).tolist())
-    assert ids - {255} == set(range(19))
+    assert ids == set(range(19))
+
+
+def test_near_things_hide_far_ones_in_picture_and_label():
+    street = Street(np.random.default_rng(0), SMALL)
+    kinds = {}
+
+    def board(canvas, place, rng, colour, label, size):
+        kinds[label] = colour
+        canvas.face(place.upright(0, -size, size, 0, 2 * size), colour, label)
+
+    street.add(board, Place(0, 10), (255, 0, 0), SIGN, 0.5)  # added first, but it has to be painted last
+    street.add(board, Place(0, 20), (0, 0, 255), BUILDING, 4.0)
+    street.paint_items()
+    rgb, label = np.asarray(street.canvas.rgb), np.asarray(street.canvas.maps)[..., 0]
+    assert set(np.unique(label).tolist()) == {SIGN, BUILDING, SKY}
+    for kind, colour in kinds.items():
+        assert (rgb[label == kind] == colour).all()
 
 
 def test_weather_shifts_are_visible():
