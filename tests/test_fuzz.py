@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import rein_hf
 from recipes import train
-from rein_hf.data.domain import load_folder
+from rein_hf.data import load_folder
 
 
 # the same examples in each run, as they are drawn; the folders of fixtures are used again on purpose
