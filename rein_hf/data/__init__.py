@@ -1,7 +1,7 @@
 """Images with a label for every pixel: data sets as they are downloaded, training samples and corruptions."""
 
 from ..images import FORMATS, IMAGE_SUFFIXES
-from .checks import label_warnings
+from .checks import describe_odd_ids, label_warnings
 from .corruptions import CORRUPTIONS, corrupt
 from .domain import Domain
 from .hub_datasets import Stream
@@ -22,6 +22,7 @@ __all__ = [
     "Stream",
     "TrainingSamples",
     "corrupt",
+    "describe_odd_ids",
     "label_warnings",
     "load_domain",
     "load_folder",
