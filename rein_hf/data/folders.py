@@ -37,7 +37,7 @@ def find_rows(root: Path, split: str | None) -> list[Row]:
     """
     images, other_images = _files_by_stem(root / "images", IMAGE_SUFFIXES)
     if not images:
-        there = f"; there are {len(other_images)} others: {_some(other_images)}" if other_images else ""
+        there = f"; found {len(other_images)} other file(s): {_some(other_images)}" if other_images else ""
         raise FileNotFoundError(f"{root / 'images'} holds no image ({', '.join(IMAGE_SUFFIXES)}){there}.")
     labels, other_labels = _files_by_stem(root / "labels", LABEL_SUFFIXES)
     if split and not (root / "index.csv").is_file():
@@ -55,10 +55,10 @@ def find_rows(root: Path, split: str | None) -> list[Row]:
         there = f"; {root / 'labels'} holds files that are no PNG: {_some(other_labels)}" if other_labels else ""
         raise FileNotFoundError(f"{len(missing)} of {len(chosen)} images have no label: {missing[:5]} missing{there}.")
     stems = {stem for stem, _, _ in listed}
-    _tell_unused(root, "files in images/ are of no format that is read", other_images)
-    _tell_unused(root, "files in labels/ are no PNG", other_labels)
-    _tell_unused(root, "images are not in index.csv", [images[stem] for stem in images if stem not in stems])
-    _tell_unused(root, "labels have no image", [labels[stem] for stem in labels if stem not in images])
+    _tell_unused(root, "file(s) in images/ of a format that is not read", other_images)
+    _tell_unused(root, "file(s) in labels/ that are no PNG", other_labels)
+    _tell_unused(root, "image(s) that index.csv does not list", [images[stem] for stem in images if stem not in stems])
+    _tell_unused(root, "label(s) without image", [labels[stem] for stem in labels if stem not in images])
     return [Row(stem, images[stem], labels[stem], group) for stem, _, group in chosen]
 
 
@@ -90,7 +90,7 @@ def _some(paths: Iterable[Path]) -> str:
 
 def _tell_unused(root: Path, kind: str, paths: list[Path]) -> None:
     if paths:
-        warnings.warn(f"{root}: {len(paths)} {kind} and are not used: {_some(paths)}.", stacklevel=4)
+        warnings.warn(f"{root}: {len(paths)} {kind}, not used: {_some(paths)}.", stacklevel=4)
 
 
 def _read_index(path: Path, stems: list[str]) -> list[tuple[str, str, str]]:
