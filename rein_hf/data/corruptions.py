@@ -41,7 +41,8 @@ def corrupt(image: Image.Image, name: str, severity: int, rng: np.random.Generat
 
     All randomness depends on one number drawn from `rng`: equal generators give equal images. The package draws from
     numpy's global generator. Its state is restored afterwards (numba's, which glass_blur uses, is not), so call this
-    from several processes, not from several threads. It takes 0.2 s on average for 960x540 pixels, 1.1 s for 2048x1024.
+    from several processes, not from several threads. The average time is 0.2 s for 960x540 pixels, and 1.1 s for
+    2048x1024.
 
     Args:
         image (`PIL.Image.Image`): RGB, at least 32 pixels on each side.

@@ -24,8 +24,8 @@ class Augmentation:
     Args:
         crop (`int`): side of the crop in pixels. Short sides are drawn from 0.5, 0.6, ... 2.0 times the crop, long
             sides are at most 4 times the crop.
-        max_class_share (`float`): a crop in which one class has this share of the valid pixels, or more, is replaced by
-            another random one.
+        max_class_share (`float`): a crop in which one class has this share of the valid pixels, or more, is replaced
+            by another random one.
         crop_tries (`int`): how often a crop is replaced at most.
         photometric (`bool`): whether to distort brightness, contrast, saturation and hue.
 

@@ -7,8 +7,8 @@ from PIL import Image
 
 
 def resize_to_fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """An RGB image resized to fit into a width and a height, its ratio kept. As in the authors' evaluation, the two may
-    be swapped: the image's long side fits into the longer of them, its short side into the shorter."""
+    """An RGB image resized to fit into a width and a height, its ratio kept. As in the authors' evaluation, the two
+    may be swapped: the image's long side fits into the longer of them, its short side into the shorter."""
     factor = min(max(size) / max(image.size), min(size) / min(image.size))
     scaled = tuple(max(1, int(side * factor + 0.5)) for side in image.size)
     if scaled == image.size:
