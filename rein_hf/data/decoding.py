@@ -31,6 +31,12 @@ LABEL_FORMATS = (None, "PNG", "TIFF", "BMP", "GIF")
 GRAY_SCALES = {"1": 255, "L;2": 85, "L;4": 17}
 
 
+class LabelKindError(ValueError):
+    """A label file is an image, but not of the kind that its data set has. The message goes on after the file's name:
+    "is of mode RGB; expected ...".
+    """
+
+
 class Row(NamedTuple):
     """One image: its name, its file, its label's file if it has one, and its group (condition, sequence) or ""."""
 
@@ -47,16 +53,16 @@ def ids_from_channel(label: Image.Image) -> Image.Image:
         label (`PIL.Image.Image`): opened and not yet decoded, or made in memory.
 
     Raises:
-        ValueError: it is of another kind.
+        LabelKindError: it is of another kind.
     """
     packing = _packing(label)
     if label.format not in LABEL_FORMATS:
-        raise ValueError(f"is of the format {label.format}, which does not keep ids exactly; expected PNG")
+        raise LabelKindError(f"is of the format {label.format}, which does not keep ids exactly; expected PNG")
     if packing in GRAY_SCALES and label.mode in ("1", "L"):
         return label.convert("L").point([value // GRAY_SCALES[packing] for value in range(256)])
     if label.mode not in ("L", "P") or (label.mode == "L" and packing not in ("", "L", "L;R")):
         found = packing or label.mode if label.mode in ("1", "L") else label.mode
-        raise ValueError(f"is of mode {found}; expected one channel of 8 bits (L or P)")
+        raise LabelKindError(f"is of mode {found}; expected one channel of 8 bits (L or P)")
     return label
 
 
@@ -65,10 +71,10 @@ def ids_from_16_bit_red(label: Image.Image) -> Image.Image:
     which is 0 there; this makes it keep the low one.
 
     Raises:
-        ValueError: it is of another kind.
+        LabelKindError: it is of another kind.
     """
     if _packing(label) != "RGB;16B":
-        raise ValueError(f"is of mode {label.mode}; expected a PNG of three channels of 16 bits")
+        raise LabelKindError(f"is of mode {label.mode}; expected a PNG of three channels of 16 bits")
     label.tile = [label.tile[0]._replace(args="RGB;16L")]
     return label.getchannel("R")
 
@@ -77,10 +83,10 @@ def ids_from_colours(label: Image.Image, colours: Mapping[int, int]) -> Image.Im
     """Ids of a label painted in colours, 0xRRGGBB -> id; 254 for a colour that is none of them.
 
     Raises:
-        ValueError: it is of another kind.
+        LabelKindError: it is of another kind.
     """
     if label.mode not in ("RGB", "P"):
-        raise ValueError(f"is of mode {label.mode}; expected colours (RGB)")
+        raise LabelKindError(f"is of mode {label.mode}; expected colours (RGB)")
     red, green, blue = (channel.astype(np.int32) for channel in np.moveaxis(np.asarray(label.convert("RGB")), -1, 0))
     packed, known = (red << 16) | (green << 8) | blue, np.array(sorted(colours))
     place = np.searchsorted(known, packed).clip(max=len(known) - 1)
@@ -158,7 +164,7 @@ def _read_label(file: dict[str, Any], decoder: LabelDecoder, image: Image.Image 
     try:
         ids = decoder.ids(label)
         ids.load()
-    except ValueError as error:
+    except LabelKindError as error:
         raise ValueError(f"{file['path']} {error}.") from error
     except Exception as error:  # Pillow's readers raise errors of many classes for broken files
         raise ValueError(f"{file['path']} cannot be read as an image: {error}.") from error

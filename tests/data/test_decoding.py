@@ -150,6 +150,20 @@ def test_labels_of_exact_formats_and_images_of_the_hub_are_turned(tmp_path, kind
         assert sample["image"].info["stored_orientation"] == 3
 
 
+def test_a_palette_of_the_wrong_size_is_a_broken_file(folder):
+    path = folder / "labels" / "a.png"
+    label = Image.fromarray(IDS, "P")
+    label.putpalette([0, 0, 0, 9, 9, 9])
+    label.save(path)
+    content = path.read_bytes()
+    start = content.index(b"PLTE")
+    data = b"PLTE" + bytes(3 * 257)
+    chunk = struct.pack(">I", 3 * 257) + data + struct.pack(">I", zlib.crc32(data))
+    path.write_bytes(content[: start - 4] + chunk + content[start + 14 :])
+    with pytest.raises(ValueError, match="labels/a.png cannot be read as an image: .*palette"):
+        load_folder(folder).dataset[0]
+
+
 def test_what_is_assumed_about_a_data_set_of_the_hub(tmp_path):
     spec = hub_folder(tmp_path, encoded(Image.fromarray(IDS), "PNG"))
     domain = load_domain(spec)
