@@ -1,13 +1,14 @@
-"""How fast training samples are made, on one core: images per second, beside decoding the files alone as the limit.
+"""How fast training samples are made, on one core: images per second of each stage, compared with decoding alone.
 
     OMP_NUM_THREADS=1 python recipes/benchmark_data.py --domain ../shared/data/streets --size 1914x1052
 
 With `--size` the images are first written as PNGs of that size into a temporary folder (1914x1052 is GTA5's). The
-stages are measured in turns, so that a busy machine slows all of them alike.
+stages take turns in every round, so that another load on the machine slows all of them alike.
 """
 
 from __future__ import annotations
 
+import json
 import statistics
 import tempfile
 import time
@@ -20,8 +21,9 @@ from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
 from rein_hf import build_image_processor
-from rein_hf.data import Augmentation, Collator, Domain, load_domain
+from rein_hf.data import Augmentation, Collator, Domain, load_domain, load_folder
 from rein_hf.evaluation import evenly_spaced_indices
+from rein_hf.labels import IGNORE
 
 
 @dataclass
@@ -34,7 +36,7 @@ class DataBenchmarkArguments:
 
 
 def main(args: DataBenchmarkArguments) -> dict[str, float]:
-    """Median seconds per image of each stage, by its name; every stage contains the one before."""
+    """Median seconds per image of each stage, by the stage's name; every stage includes the one before."""
     with tempfile.TemporaryDirectory() as folder:
         domain = load_domain(args.domain)
         if args.size:
@@ -83,14 +85,16 @@ def main(args: DataBenchmarkArguments) -> dict[str, float]:
 
 
 def resize_domain(domain: Domain, size: str, count: int, folder: Path) -> Domain:
-    """The images of a domain as PNGs of another size, in the layout of GTA5."""
+    """`count` images of a domain and their labels, resized and written as PNGs, as a folder of data of its classes."""
     width, height = map(int, size.split("x"))
     for kind, role, resample in (("images", "image", Image.BICUBIC), ("labels", "label", Image.NEAREST)):
         (folder / kind).mkdir()
         for index in evenly_spaced_indices(len(domain.dataset), count):
             picture = domain.dataset[index][role].resize((width, height), resample)
             picture.save(folder / kind / f"{index:05}.png")
-    return load_domain(str(folder))
+    classes = json.dumps({"names": domain.classes, "ignore_id": IGNORE})
+    (folder / "classes.json").write_text(classes, encoding="utf-8")
+    return load_folder(folder)
 
 
 if __name__ == "__main__":

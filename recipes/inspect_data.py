@@ -3,8 +3,9 @@
     python recipes/inspect_data.py --domains gta5:DATA/GTA5 cityscapes:DATA/cityscapes@val --output_dir OUT/data
 
 Prints what it found; leaves `report.json`, a contact sheet and the histogram of the classes. Exit code 1 if anything
-is wrong: files that are missing or broken, labels of another kind or size, unknown ids, fewer images than a complete
-download has.
+is wrong: files that are missing, broken or not used, labels of another kind or size, unknown ids, masks of 0 and 255,
+fewer images than a complete download has. Notes tell what is right only if the user meant it so: ids that were taken
+for Cityscapes', images that were turned as their EXIF says, 16-bit images of which the high byte is used.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ import numpy as np
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
-from rein_hf.data import Domain, load_domain
+from rein_hf.data import Domain, describe_odd_ids, load_domain
 from rein_hf.evaluation import Results, evenly_spaced_indices
+from rein_hf.images import STORED_MODE, STORED_ORIENTATION
 from rein_hf.views import colorize, contact_sheet, overlay, save_picture
 from rein_hf.views.plots import plot_class_histogram
 
@@ -56,15 +58,16 @@ def main(args: InspectionArguments) -> int:
 
 
 def inspect(spec: str, limit: int | None, workers: int, sheet_rows: int) -> tuple[dict, list]:
-    """What a domain holds, and rows of a contact sheet."""
+    """What a domain holds, as report.json has it, and rows of the contact sheet."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             domain = load_domain(spec)
         except (OSError, ValueError) as error:
-            return {"images": 0, "sizes": {}, "classes": {}, "problems": [str(error)]}, []
+            return {"images": 0, "sizes": {}, "modes": {}, "classes": {}, "notes": [], "problems": [str(error)]}, []
     problems = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
-    sizes, pixels, images, opened, pictures = Counter(), Counter(), Counter(), 0, []
+    sizes, modes, orientations, dark = Counter(), Counter(), Counter(), []
+    pixels, images, opened, pictures = Counter(), Counter(), 0, []
     total, samples = sample_readers(domain, limit)
     shown = set(evenly_spaced_indices(total, sheet_rows)) if total else set(range(sheet_rows))
     with ThreadPoolExecutor(workers) as pool:
@@ -76,6 +79,12 @@ def inspect(spec: str, limit: int | None, workers: int, sheet_rows: int) -> tupl
                 continue
             opened += 1
             sizes["{}x{}".format(*sample["image"].size)] += 1
+            mode = sample["image"].info.get(STORED_MODE, "RGB")
+            modes[mode] += 1
+            if mode.startswith("I") and max(high for _, high in sample["image"].getextrema()) < 16:
+                dark.append(sample["name"])
+            if orientation := sample["image"].info.get(STORED_ORIENTATION):
+                orientations[orientation] += 1
             if sample["label"] is None:
                 continue
             counts = np.bincount(np.asarray(sample["label"]).ravel(), minlength=256)
@@ -91,13 +100,48 @@ def inspect(spec: str, limit: int | None, workers: int, sheet_rows: int) -> tupl
         name: {"share": pixels[index] / valid if valid else 0.0, "images": images[index]}
         for index, name in enumerate(domain.classes)
     }
-    share = 1 - valid / max(sum(pixels.values()), 1)
-    found = {"images": opened, "sizes": dict(sizes.most_common()), "ignored": share, "classes": classes}
-    return {**found, "problems": problems}, pictures
+    if odd := describe_odd_ids(pixels, domain.classes):
+        problems.append(f"{spec}: {odd}.")
+    found = {
+        "images": opened,
+        "sizes": dict(sizes.most_common()),
+        "modes": dict(modes.most_common()),
+        "ignored": 1 - valid / max(sum(pixels.values()), 1),
+        "classes": classes,
+        "notes": list_notes(domain, modes, orientations, dark),
+        "problems": problems,
+    }
+    return found, pictures
+
+
+def list_notes(domain: Domain, modes: Counter, orientations: Counter, dark: list[str]) -> list[str]:
+    """Sentences on what is right only if it was meant so.
+
+    Args:
+        modes: how many images are stored in each of Pillow's modes.
+        orientations: how many images note each EXIF orientation but 1.
+        dark (`list[str]`): names of 16-bit images with no value above 4095.
+    """
+    notes = [domain.assumption] if domain.assumption else []
+    if orientations:
+        counts = ", ".join(f"{count} of orientation {number}" for number, count in sorted(orientations.items()))
+        notes.append(
+            f"{orientations.total()} images were turned upright as their EXIF says ({counts}). Labels, which have no "
+            "EXIF, were not: see on the contact sheet whether they lie on the images."
+        )
+    if deep := {mode: count for mode, count in modes.items() if mode.startswith(("I", "F"))}:
+        counts = ", ".join(f"{count} of mode {mode}" for mode, count in deep.items())
+        notes.append(f"Of images with 16 bits the high byte is used ({counts}).")
+    if dark:
+        notes.append(
+            f"{len(dark)} of these are all but black, as 12-bit images in files of 16 bits are: multiply their values "
+            f"by 16. They are {', '.join(dark[:5])}{', ...' if len(dark) > 5 else ''}."
+        )
+    return notes
 
 
 def sample_readers(domain: Domain, limit: int | None) -> tuple[int | None, Iterator]:
-    """How many samples there are, where that is known, and a function for each that reads it."""
+    """The number of samples, `None` where it is unknown, and for each sample a function that reads it."""
     if domain.is_streamed:
         rows = islice(domain.dataset.dataset, limit)
         return limit, (lambda row=row: domain.dataset.decoded(row) for row in rows)
@@ -106,7 +150,8 @@ def sample_readers(domain: Domain, limit: int | None) -> tuple[int | None, Itera
 
 
 def run_in_order(pool: ThreadPoolExecutor, functions: Iterator, ahead: int) -> Iterator:
-    """Functions that give the results of `functions`, which run in the pool, at most `ahead` of them at once."""
+    """Runs `functions` in the pool, at most `ahead` of them at once. Yields for each, in order, a function that waits
+    for its result and returns it or raises its error."""
     running = [pool.submit(function) for function in islice(functions, ahead)]
     while running:
         yield running.pop(0).result
@@ -114,11 +159,13 @@ def run_in_order(pool: ThreadPoolExecutor, functions: Iterator, ahead: int) -> I
 
 
 def report_text(spec: str, found: dict) -> str:
+    """What `inspect` found, for the terminal."""
     lines = [f"{spec}: {found['images']} images"]
     lines += [f"  {count} of {size}" for size, count in islice(found["sizes"].items(), 5)]
     if found["classes"]:
         absent = [name for name, counts in found["classes"].items() if not counts["images"]]
         lines.append(f"  {found['ignored']:.1%} of the pixels do not count; absent: {', '.join(absent) or 'no class'}")
+    lines += [f"  NOTE: {note}" for note in found["notes"]]
     lines += [f"  PROBLEM: {problem}" for problem in found["problems"][:20]]
     if len(found["problems"]) > 20:
         lines.append(f"  and {len(found['problems']) - 20} problems more, see report.json")

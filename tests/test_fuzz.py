@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import rein_hf
 from recipes import train
-from rein_hf.data.domain import load_folder
+from rein_hf.data import load_folder
 
 
 # the same examples in each run, as they are drawn; the folders of fixtures are used again on purpose
@@ -34,6 +35,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab", max_size=2), inner, max_size=3),
     max_leaves=4,
 )
+SUFFIXES = st.sampled_from(["", ".png", ".PNG", ".jpg", ".tif", ".heic", ".txt"])
 CELLS = st.sampled_from(["stem", "split", "0", "../0", "train", "", '"', "é"])
 INDEX = st.lists(st.lists(CELLS, max_size=4), max_size=4)
 CLASSES = st.fixed_dictionaries({"names": VALUES, "ignore_id": VALUES}, optional={"train_id_to_class": VALUES})
@@ -55,11 +57,38 @@ OVERRIDES = st.lists(
 )
 
 
-def encoded(mode: str, kind: str, size: int) -> bytes:
+# Formats in which Pillow writes each mode, and those that can note EXIF.
+KINDS = {
+    "L": ["PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM"],
+    "1": ["PNG", "TIFF", "PPM"],
+    "P": ["PNG", "TIFF", "GIF", "BMP"],
+    "RGB": ["PNG", "JPEG", "WEBP", "TIFF"],
+    "CMYK": ["JPEG", "TIFF"],
+    "I;16": ["PNG", "TIFF", "PPM"],
+    "I": ["TIFF", "PPM"],
+    "F": ["TIFF"],
+    "LAB": ["TIFF"],
+}
+WITH_EXIF = ("PNG", "JPEG", "WEBP", "TIFF")
+
+
+def encoded(mode: str, kind: str, size: int, **options) -> bytes:
     buffer = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 5, (size, size), np.uint8)
-    Image.fromarray(noise).convert(mode).save(buffer, kind)
+    image = Image.merge("LAB", [Image.fromarray(noise)] * 3) if mode == "LAB" else Image.fromarray(noise).convert(mode)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+@st.composite
+def exif(draw) -> bytes:
+    """EXIF that notes an orientation, often damaged."""
+    noted = Image.Exif()
+    noted[0x0112] = draw(st.integers(0, 9))
+    content = bytearray(noted.tobytes())
+    for _ in range(draw(st.integers(0, 3))):
+        content[draw(st.integers(0, len(content) - 1))] = draw(st.integers(0, 255))
+    return bytes(content[: draw(st.just(len(content)) | st.integers(0, len(content)))])
 
 
 @st.composite
@@ -68,8 +97,11 @@ def files(draw, *modes: str) -> bytes:
     if draw(st.integers(0, 5)) == 0:
         return draw(st.binary(max_size=64))
     mode = draw(st.sampled_from(modes))
-    kind = draw(st.sampled_from({"L": ["PNG", "JPEG", "TIFF"], "CMYK": ["JPEG", "TIFF"]}.get(mode, ["PNG"])))
-    content = bytearray(encoded(mode, kind, draw(st.sampled_from([12, 13]))))
+    kind = draw(st.sampled_from(KINDS.get(mode, ["PNG"])))
+    options = {"exif": draw(exif())} if kind in WITH_EXIF and draw(st.booleans()) else {}
+    if kind == "TIFF" and options:  # written as tags of the file itself
+        options = {"tiffinfo": {0x0112: draw(st.integers(0, 9))}}
+    content = bytearray(encoded(mode, kind, draw(st.sampled_from([12, 13])), **options))
     for _ in range(draw(st.integers(0, 4))):
         content[draw(st.integers(0, len(content) - 1))] = draw(st.integers(0, 255))
     return bytes(content[: draw(st.just(len(content)) | st.integers(0, len(content)))])
@@ -84,7 +116,7 @@ def folder(tmp_path) -> Path:
 
 
 @bounded
-@given(image=files("RGB", "L", "1", "P", "RGBA", "LA", "I;16", "CMYK"))
+@given(image=files("RGB", "L", "1", "P", "RGBA", "LA", "I;16", "I", "F", "CMYK", "LAB"))
 def test_images(folder, image):
     path = folder / "images" / "0.png"
     path.write_bytes(image)
@@ -97,7 +129,7 @@ def test_images(folder, image):
 
 
 @bounded
-@given(label=files("L", "P", "1", "RGB", "RGBA", "LA", "I;16"))
+@given(label=files("L", "P", "1", "RGB", "RGBA", "LA", "I;16", "I", "F"))
 def test_labels(folder, label):
     (folder / "labels" / "0.png").write_bytes(label)
     try:
@@ -106,6 +138,29 @@ def test_labels(folder, label):
         assert str(folder / "labels") in str(error)
     else:
         assert sample["label"].mode == "L" and sample["label"].size == (12, 12)
+
+
+@bounded
+@given(names=st.lists(st.tuples(st.text("ae\u0301é.", max_size=3), SUFFIXES), max_size=4), images=st.booleans())
+def test_names_of_files(tmp_path_factory, names, images):
+    """Every file is used, or is named in an error or a warning, or is hidden."""
+    root = tmp_path_factory.mktemp("names")
+    for name in ("images", "labels"):
+        (root / name).mkdir()
+        (root / name / "0.png").write_bytes(encoded("L", "PNG", 12))
+    written = {f"{stem}~{suffix}" for stem, suffix in names}
+    for name in written:
+        (root / ("images" if images else "labels") / name).write_bytes(b"x")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            rows = load_folder(root).dataset.with_format(None)
+        except (ValueError, FileNotFoundError) as error:
+            assert str(root) in str(error)
+            return
+    told = "".join(str(warning.message) for warning in caught)
+    used = {Path(file["path"]).name for file in [*rows["image"], *rows["label"]]}
+    assert all(name in used or name in told or name.startswith(".") for name in written)
 
 
 @bounded

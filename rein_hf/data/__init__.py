@@ -1,11 +1,12 @@
 """Images with a label for every pixel: data sets as they are downloaded, training samples and corruptions."""
 
+from ..images import FORMATS, IMAGE_SUFFIXES
+from .checks import describe_odd_ids, label_warnings
 from .corruptions import CORRUPTIONS, corrupt
-from .decoding import FORMATS
-from .domain import Domain, load_domain, load_folder, load_hub, load_layout
-from .folders import IMAGE_SUFFIXES
+from .domain import Domain
 from .hub_datasets import Stream
 from .layouts import LAYOUTS
+from .loaders import load_domain, load_folder, load_hub, load_layout
 from .samples import Collator, TrainingSamples
 from .transforms import Augmentation
 
@@ -21,6 +22,8 @@ __all__ = [
     "Stream",
     "TrainingSamples",
     "corrupt",
+    "describe_odd_ids",
+    "label_warnings",
     "load_domain",
     "load_folder",
     "load_hub",

@@ -1,9 +1,9 @@
-"""The 15 corruptions of ImageNet-C at five severities, for street scenes: what makes Cityscapes-C of Cityscapes.
+"""The 15 corruptions of ImageNet-C at five severities. Applied to Cityscapes they give Cityscapes-C.
 
-They are defined by Hendrycks & Dietterich (https://arxiv.org/abs/1903.12261) and extended to images of any size, with
-Cityscapes-C itself, by Michaelis et al. (https://arxiv.org/abs/1907.07484). The pictures are made by the package
-`imagecorruptions-imaug`, the latter's code kept running on today's numpy and scikit-image, pictures of frost included
-(all six, where the original drew from five). Labels stay as they are, also for elastic_transform, which moves pixels.
+Hendrycks & Dietterich define them (https://arxiv.org/abs/1903.12261); Michaelis et al. extend them to images of any
+size and introduce Cityscapes-C (https://arxiv.org/abs/1907.07484). They are computed by the package
+`imagecorruptions-imaug`, the code of Michaelis et al. updated to current numpy and scikit-image. It draws from all six
+pictures of frost, the original from five. Labels stay as they are, also for elastic_transform, which moves pixels.
 """
 
 from __future__ import annotations
@@ -30,24 +30,25 @@ CORRUPTIONS = {
     "jpeg_compression": "digital",
 }
 SEVERITIES = (1, 2, 3, 4, 5)
-_MIN_SIDE = 32  # the package takes no smaller image
-# these two draw from generators other than numpy's global one, and take a seed instead
-_OWN_GENERATOR = ("impulse_noise", "glass_blur")
+_MIN_SIDE = 32  # the package accepts no smaller image
+# These two do not draw from numpy's global generator; they take a seed as an argument.
+_SEEDED_BY_ARGUMENT = ("impulse_noise", "glass_blur")
 
 
 def corrupt(image: Image.Image, name: str, severity: int, rng: np.random.Generator) -> Image.Image:
     """
     A corrupted copy of an image, of the same size.
 
-    Everything random follows from one number drawn from `rng`: equal generators give equal images. The package draws
-    from numpy's global generator, whose state is put back afterwards (that of numba, for glass_blur, is not): call it
-    from processes, not from threads. It takes 0.2 s on average for 960x540 pixels, 1.1 s for 2048x1024.
+    All randomness depends on one number drawn from `rng`: equal generators give equal images. The package draws from
+    numpy's global generator. Its state is restored afterwards (numba's, which glass_blur uses, is not), so call this
+    from several processes, not from several threads. The average time is 0.2 s for 960x540 pixels, and 1.1 s for
+    2048x1024.
 
     Args:
         image (`PIL.Image.Image`): RGB, at least 32 pixels on each side.
         name (`str`): one of [`CORRUPTIONS`].
         severity (`int`): 1 to 5.
-        rng (`np.random.Generator`): advanced by one draw, also for a corruption without chance in it.
+        rng (`np.random.Generator`): one number is drawn from it, also for a corruption that is not random.
 
     Raises:
         ValueError: an unknown corruption or severity, another mode, or too small an image.
@@ -79,7 +80,7 @@ def corrupt(image: Image.Image, name: str, severity: int, rng: np.random.Generat
             np.asarray(image),
             severity=severity,
             corruption_name=name,
-            **({"seed": seed} if name in _OWN_GENERATOR else {}),
+            **({"seed": seed} if name in _SEEDED_BY_ARGUMENT else {}),
         )
     finally:
         np.random.set_state(state)

@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 
 
-# Samples that a stream mixes before it gives one away.
+# Number of samples that are kept in memory, to yield one of them at random.
 SHUFFLE_BUFFER = 1000
 
 
@@ -39,11 +39,11 @@ def load_hub_columns(
 
 class Stream:
     """
-    Samples that come one after the other, in the columns of [`rein_hf.data.Domain`].
+    A data set that is read from front to back while it is downloaded, in the columns of [`rein_hf.data.Domain`].
 
     Args:
-        dataset (`datasets.IterableDataset`): undecoded.
-        decode: the transform that opens the files of a batch.
+        dataset (`datasets.IterableDataset`): its images and labels are not decoded.
+        decode: the transform that opens the files of a batch, see `rein_hf.data.decoding.decode_batch`.
     """
 
     def __init__(self, dataset: datasets.IterableDataset, decode: Callable[[dict[str, list]], dict[str, list]]):
@@ -53,22 +53,24 @@ class Stream:
         return map(self.decoded, self.dataset)
 
     def share(self, rank: int, world_size: int, limit: int | None = None) -> Iterator[dict[str, Any]]:
-        """Each `world_size`-th of the first `limit` samples, from number `rank` on; only these are decoded."""
+        """The samples `rank`, `rank + world_size`, ... of the first `limit` ones. Only these are decoded."""
         return map(self.decoded, itertools.islice(self.dataset, rank, limit, world_size))
 
     def shuffled(self, seed: int) -> ShuffledStream:
+        """The same samples repeated without an end, in another random order in every epoch."""
         return ShuffledStream(self, seed)
 
     def decoded(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row of `dataset` with its image and label opened."""
         return {key: values[0] for key, values in self.decode({key: [value] for key, value in row.items()}).items()}
 
 
 class ShuffledStream:
     """
-    A stream without an end, every epoch mixed anew in a buffer, read by position. It is made for positions that grow:
-    samples between two of them are read and not decoded; a smaller one begins the stream again. Files are read in
-    their order. (`IterableDataset.shuffle` of datasets 5.2 reads them in threads that wait for each other for ever
-    when an iteration is given up.)
+    A stream repeated without an end and read by position. In every epoch its samples are shuffled in a buffer of
+    `SHUFFLE_BUFFER`. Positions should grow: samples that are skipped are read but not decoded, and a smaller position
+    than the last one reads the stream again from the start. Files are read in their order. (`IterableDataset.shuffle`
+    of datasets 5.2 is not used: it reads files in threads, which deadlock when an iteration is abandoned.)
     """
 
     def __init__(self, stream: Stream, seed: int):

@@ -1,7 +1,7 @@
-"""The data sets of the field as they are downloaded: where images and labels lie, what the ids mean, how they are
-evaluated. One entry of `LAYOUTS` is all that a further data set takes.
+"""Public data sets in the folder layout of their downloads: where images and labels lie, what the ids mean, and how
+they are evaluated. A further data set takes one more entry of `LAYOUTS`.
 
-Nothing is converted beforehand; ids are looked up as an image is read.
+Files are not converted beforehand; ids are turned into classes when an image is read.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from ..files import read_text
+from ..images import is_hidden
 from ..labels import (
     CAMVID,
     CAMVID_CLASSES,
@@ -25,7 +27,7 @@ from ..labels import (
     SYNTHIA_IDS,
     id_table,
 )
-from .decoding import LabelDecoder, Row, ids_from_16_bit_red, ids_from_channel, ids_from_colours
+from .decoding import UNKNOWN_COLOUR, LabelDecoder, Row, ids_from_16_bit_red, ids_from_channel, ids_from_colours
 
 
 TRAIN_IDS = id_table({index: index for index in range(19)}, known=[IGNORE])
@@ -42,21 +44,22 @@ class Layout:
             or file's name; `{split}` and `{name}` are known fields.
         labels (`str` or `tuple[str, ...]`): pattern of the label's path, with the same fields; the first one that is
             there counts.
-        reading: how labels are read, or a function of the root that finds it out.
+        decoder: how labels are decoded, or a function that reads this from files below the root.
         splits (`dict[str, int]`): the splits and how many images each has in a complete download; the key "" where
             there are none.
         unlabelled (`tuple[str, ...]`): splits whose labels are not public.
         size (`(int, int)`, *optional*): width and height that images are fitted into, keeping their ratio, before they
             are evaluated; at their own size by default.
-        halved (`bool`): images and labels are halved when they are read for evaluation, labels count at that size.
+        halved (`bool`): the sides of images and labels are halved when they are read; evaluation counts the pixels of
+            the halved labels.
         group (`str`, *optional*): expression whose group 1 is an image's group, searched in the path below the root.
         classes, class_of_train_id: of [`rein_hf.data.Domain`].
-        scored (`tuple[str, ...]`, *optional*): the classes that the data set has, where these are not all.
+        scored (`tuple[str, ...]`, *optional*): the classes that the data set has, where it lacks some.
     """
 
     images: str
     labels: str | tuple[str, ...]
-    reading: LabelDecoder | Callable[[Path], LabelDecoder] = LabelDecoder(ids_from_channel, TRAIN_IDS)
+    decoder: LabelDecoder | Callable[[Path], LabelDecoder] = LabelDecoder(ids_from_channel, TRAIN_IDS)
     splits: dict[str, int] = field(default_factory=dict)
     unlabelled: tuple[str, ...] = ()
     size: tuple[int, int] | None = None
@@ -110,10 +113,11 @@ class Layout:
 
 
 def _match_files(root: Path, pattern: str) -> list[tuple[Path, tuple]]:
-    """The files that a pattern stands for, and the fields of each that are not the same for all."""
+    """The files whose paths match a pattern, hidden ones left out, and the values of the pattern's fields in each."""
     glob = re.sub(r"\{\w+\}", "*", pattern)
     expression = re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(pattern)))
-    matches = ((path, expression.fullmatch(path.relative_to(root).as_posix())) for path in sorted(root.glob(glob)))
+    paths = (path for path in sorted(root.glob(glob)) if not is_hidden(path))
+    matches = ((path, expression.fullmatch(path.relative_to(root).as_posix())) for path in paths)
     return [(path, tuple(match.groupdict().items())) for path, match in matches if match]
 
 
@@ -127,9 +131,10 @@ def mapillary_label_decoder(root: Path) -> LabelDecoder:
     file = next((root / name for name in ("config.json", "config_v1.2.json") if (root / name).is_file()), None)
     if file is None:
         raise FileNotFoundError(f"{root / 'config.json'} is missing; it names the classes of Mapillary Vistas.")
+    text = read_text(file)
     try:
-        names = [label["name"] for label in json.loads(file.read_text())["labels"]]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        names = [str(label["name"]) for label in json.loads(text)["labels"]]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} is no configuration of Mapillary Vistas: no list of labels with names.") from error
     found = {}
     for index, name in enumerate(names):
@@ -155,14 +160,16 @@ def camvid_label_decoder(root: Path) -> LabelDecoder:
     file = root / "label_colors.txt"
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing; it names the colours of CamVid's labels.")
-    lines = [line.split() for line in file.read_text().splitlines() if line.strip()]
-    if not all(len(line) == 4 and all(part.isdigit() for part in line[:3]) for line in lines):
+    lines = [line.split() for line in read_text(file).splitlines() if line.strip()]
+    if not all(len(line) == 4 and all(part.isdecimal() and int(part) < 256 for part in line[:3]) for line in lines):
         raise ValueError(f"{file} has other lines than R G B NAME.")
     kinds = [line[3] for line in lines]
+    colours = {int(r) << 16 | int(g) << 8 | int(b): index for index, (r, g, b, _) in enumerate(lines)}
+    if len(set(kinds)) < len(kinds) or len(colours) < len(kinds) or len(kinds) > UNKNOWN_COLOUR:
+        raise ValueError(f"{file} has {len(kinds)} lines; expected at most {UNKNOWN_COLOUR}, no name or colour twice.")
     lacking = sorted({kind for members in CAMVID.values() for kind in members} - set(kinds))
     if lacking:
         raise ValueError(f"{file} lacks the kinds {lacking} of CamVid.")
-    colours = {int(r) << 16 | int(g) << 8 | int(b): index for index, (r, g, b, _) in enumerate(lines)}
     class_of = {kinds.index(kind): index for index, kinds_of in enumerate(CAMVID.values()) for kind in kinds_of}
     return LabelDecoder(partial(ids_from_colours, colours=colours), id_table(class_of, known=range(len(kinds))))
 
@@ -171,26 +178,26 @@ LAYOUTS: dict[str, Layout] = {
     "gta5": Layout(
         images="images/{name}.png",
         labels="labels/{name}.png",
-        reading=LabelDecoder(ids_from_channel, LABEL_IDS),
+        decoder=LabelDecoder(ids_from_channel, LABEL_IDS),
         splits={"": 24966},
     ),
     "synthia": Layout(
         images="RGB/{name}.png",
         labels="GT/LABELS/{name}.png",
-        reading=LabelDecoder(ids_from_16_bit_red, id_table(SYNTHIA_IDS, known=range(23))),
+        decoder=LabelDecoder(ids_from_16_bit_red, id_table(SYNTHIA_IDS, known=range(23))),
         splits={"": 9400},
         scored=SUBSETS["synthia16"],
     ),
     "urbansyn": Layout(
         images="rgb/rgb_{name}.png",
         labels="ss/ss_{name}.png",
-        reading=LabelDecoder(ids_from_channel, id_table({index: index for index in range(19)}, known=[19, IGNORE])),
+        decoder=LabelDecoder(ids_from_channel, id_table({index: index for index in range(19)}, known=[19, IGNORE])),
         splits={"": 7539},
     ),
     "cityscapes": Layout(
         images="leftImg8bit/{split}/{city}/{name}_leftImg8bit.png",
         labels="gtFine/{split}/{city}/{name}_gtFine_labelIds.png",
-        reading=LabelDecoder(ids_from_channel, LABEL_IDS),
+        decoder=LabelDecoder(ids_from_channel, LABEL_IDS),
         splits={"train": 2975, "val": 500, "test": 1525},
         unlabelled=("test",),
         size=(1024, 512),
@@ -204,7 +211,7 @@ LAYOUTS: dict[str, Layout] = {
     "mapillary": Layout(
         images="{split}/images/{name}.jpg",
         labels=("{split}/labels/{name}.png", "{split}/v1.2/labels/{name}.png"),
-        reading=mapillary_label_decoder,
+        decoder=mapillary_label_decoder,
         splits={"training": 18000, "validation": 2000, "testing": 5000},
         unlabelled=("testing",),
         size=(1024, 512),
@@ -221,7 +228,7 @@ LAYOUTS: dict[str, Layout] = {
     "camvid": Layout(
         images="701_StillsRaw_full/{name}.png",
         labels="LabeledApproved_full/{name}_L.png",
-        reading=camvid_label_decoder,
+        decoder=camvid_label_decoder,
         splits={"": 701},
         group="/([^/_]+)_[^/]*$",
         classes=CAMVID_CLASSES,
@@ -230,7 +237,7 @@ LAYOUTS: dict[str, Layout] = {
     "camvid_segnet": Layout(
         images="{split}/{name}.png",
         labels="{split}annot/{name}.png",
-        reading=LabelDecoder(ids_from_channel, id_table({index: index for index in range(11)}, known=[11])),
+        decoder=LabelDecoder(ids_from_channel, id_table({index: index for index in range(11)}, known=[11])),
         splits={"train": 367, "val": 101, "test": 233},
         group="/([^/_]+)_[^/]*$",
         classes=CAMVID_CLASSES,

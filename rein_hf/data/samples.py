@@ -1,4 +1,4 @@
-"""The samples of a training run in their order, augmented, and as batches for the model."""
+"""The augmented samples of a training run in the order in which it sees them, and their batches for the model."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from .hub_datasets import ShuffledStream, Stream
 
 class TrainingSamples(torch.utils.data.Dataset):
     """
-    All samples of a training run in the order in which it sees them, without an end to the sources: every epoch of a
-    source in a new random order, every sample augmented anew. Sample k depends on the seed and on k alone, so a run
-    that resumes at k, or that splits its batches between processes, sees what an uninterrupted single process sees. To
-    be read in order, without shuffling.
+    All samples of a training run in the order in which it sees them. Sources are repeated as often as needed, in a new
+    random order in every epoch, and every sample is augmented anew. Sample k depends only on the seed and on k: a run
+    that resumes at k, or splits its batches between processes, sees the samples of an uninterrupted single process.
+    Read it in order, without shuffling.
 
     Args:
         sources (`Sequence[datasets.Dataset | Stream]`): of [`rein_hf.data.Domain`]s, labelled.
         length (`int`): samples of the run, iterations times total batch size.
         augment: function of (image, label, generator) that returns image and label.
         seed (`int`): of order and augmentation.
-        weights (`Sequence[float]`, *optional*): share of the samples that each source has. By default the sources are
-            one pool, each image of which is seen once an epoch. Needed where one of several sources is streamed.
+        weights (`Sequence[float]`, *optional*): the share of the samples that comes from each source. By default the
+            sources are one pool, of which each image is seen once per epoch. Required if one of several sources is
+            streamed.
 
     Raises:
-        ValueError: weights are not one positive number for each source, or are needed.
+        ValueError: weights are not one positive number for each source, or are missing where they are required.
     """
 
     def __init__(
@@ -64,7 +65,12 @@ class TrainingSamples(torch.utils.data.Dataset):
         return self.length
 
     def __getitem__(self, k: int) -> dict[str, Any]:
-        """`name`, `domain`, and the augmented `image` and `label`."""
+        """`name`, `domain`, and the augmented `image` and `label`.
+
+        Raises:
+            IndexError: the run has no sample k.
+            ValueError: the image has no public label, or its files cannot be read.
+        """
         if not 0 <= k < self.length:
             raise IndexError(f"sample {k} of a run of {self.length}.")
         source, position, order = (
@@ -89,18 +95,22 @@ class Collator:
     Args:
         processor: from [`build_image_processor`].
         crop (`int`): side in pixels to which images are padded with zeros, after normalisation.
-        masks (`bool`): whether the head classifies masks, or pixels.
+        masks (`bool`): whether the head classifies masks (Mask2Former) or pixels.
     """
 
     def __init__(self, processor, crop: int, masks: bool = True):
         self.processor, self.crop, self.masks = processor, crop, masks
 
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """`pixel_values` (B, 3, crop, crop) float32, and per image `mask_labels` (classes, crop, crop) and
-        `class_labels` (classes,), or for a head that classifies pixels `labels` (B, crop, crop) int64. Labels have to
-        be `crop` x `crop` already: padded by the processor, pixels of no class would get the value 255 in every mask.
-        Beside these, `samples`: "domain/name" of each image, which
-        [`SegmentationTrainer`] takes out before the model sees the batch.
+        """
+        Args:
+            samples: with `name`, `domain`, an `image` of at most `crop` x `crop` pixels and a `label` of exactly that
+                many: the image processor would pad masks with 255, which is no value of a mask.
+
+        Returns:
+            `pixel_values` (B, 3, crop, crop) float32; for each image `mask_labels` (classes, crop, crop) and
+            `class_labels` (classes,), or, for a head that classifies pixels, `labels` (B, crop, crop) int64; and
+            `samples`, "domain/name" of each image, which [`SegmentationTrainer`] removes before the model is called.
 
         Raises:
             ValueError: a label is of another size.

@@ -1,7 +1,8 @@
 """The augmentation of the authors' configuration, on an image and its label together.
 
-Resize, crop and flip are one resampling: only the pixels of the crop are ever computed. It samples bilinearly without
-antialiasing, as the reference's OpenCV does and PIL's `resize` does not; labels take the nearest pixel.
+Resizing, cropping and flipping are one resampling, which computes only the pixels of the crop. Images are sampled
+bilinearly without antialiasing, as the reference does with OpenCV (PIL's `resize` antialiases), labels by the nearest
+pixel.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ class Augmentation:
     Args:
         crop (`int`): side of the crop in pixels. Short sides are drawn from 0.5, 0.6, ... 2.0 times the crop, long
             sides are at most 4 times the crop.
-        max_class_share (`float`): a crop is drawn again, up to `crop_tries` times, while one class fills this share of
-            its valid pixels or more.
-        crop_tries (`int`): see above.
+        max_class_share (`float`): a crop in which one class has this share of the valid pixels, or more, is replaced
+            by another random one.
+        crop_tries (`int`): how often a crop is replaced at most.
         photometric (`bool`): whether to distort brightness, contrast, saturation and hue.
 
     Example:
@@ -56,8 +57,8 @@ class Augmentation:
             rng: the source of all randomness.
 
         Returns:
-            The image, at most `crop` x `crop` pixels: it is padded after normalisation, by the image processor. The
-            label, `crop` x `crop`, padded with 255 at the right and at the bottom.
+            The image, of at most `crop` x `crop` pixels: the image processor pads it after normalisation. The label,
+            of `crop` x `crop` pixels, padded with 255 at the right and at the bottom.
         """
         short = int(self.crop * 0.1 * rng.integers(5, 21))
         factor = min(short / min(image.size), 4 * self.crop / max(image.size))
@@ -83,8 +84,8 @@ class Augmentation:
 
 
 def photometric_distortion(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Brightness +-32, contrast and saturation 0.5 to 1.5, hue +-18 of 180, each with probability one half; contrast
-    comes before or after the two steps in HSV."""
+    """An RGB image with random brightness (+-32 of 255), contrast and saturation (0.5 to 1.5 times) and hue (+-18 of
+    180), each changed with probability one half. Contrast is changed before or after saturation and hue, at random."""
 
     def linear(image: Image.Image, factor: float, offset: float) -> Image.Image:
         table = np.clip(np.arange(256) * factor + offset, 0, 255).astype(np.uint8)
@@ -105,7 +106,7 @@ def photometric_distortion(image: Image.Image, rng: np.random.Generator) -> Imag
         if saturation is not None:
             s = linear(s, saturation, 0)
         if hue is not None:
-            # PIL's hue circle has 255 steps (255 is 0), the reference's 180
+            # PIL divides the hue circle into 255 steps (255 is 0 again), the reference into 180
             h = h.point([(value + round(hue * 255 / 180)) % 255 for value in range(256)])
         image = Image.merge("HSV", (h, s, v)).convert("RGB")
     return image if contrast_first else contrast(image)

@@ -14,8 +14,7 @@ from torch.utils.data import DataLoader
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, SizeDict
 
 import rein_hf
-from rein_hf.data import Augmentation, Collator, TrainingSamples
-from rein_hf.data.domain import Domain, load_domain, load_folder
+from rein_hf.data import Augmentation, Collator, Domain, TrainingSamples, load_domain, load_folder
 from rein_hf.labels import CITYSCAPES, CITYSCAPES_CLASSES
 
 

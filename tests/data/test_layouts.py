@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rein_hf.data import load_domain
+from rein_hf.data import load_domain, load_layout
 from rein_hf.data.layouts import LAYOUTS
 from rein_hf.labels import CAMVID_CLASSES, CITYSCAPES_CLASSES, SUBSETS
 from tests.support.miniatures import CAMVID_KINDS, MAPILLARY_CLASSES, PATHS, write_label, write_miniature
@@ -363,3 +363,45 @@ def test_the_file_that_names_the_classes(layout, file, content, message, tmp_pat
         (tmp_path / file).write_text(content)
     with pytest.raises((FileNotFoundError, ValueError), match=message):
         load(layout, tmp_path, split)
+
+
+def test_hidden_files_are_passed_over(tmp_path):
+    write_miniature("gta5", tmp_path, [np.zeros((4, 6), int)] * 2)
+    for name in ("images/._00000.png", "labels/._00000.png", "images/._00007.png"):
+        (tmp_path / name).write_bytes(b"no image")
+    with pytest.warns(UserWarning, match="holds 2 of the 24966 images"):
+        assert list(load_layout("gta5", tmp_path).dataset.with_format(None)["name"]) == ["00000", "00001"]
+
+
+@pytest.mark.parametrize(("layout", "file"), [("mapillary", "config.json"), ("camvid", "label_colors.txt")])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_encodings_of_the_files_that_name_classes(tmp_path, layout, file, encoding):
+    split = "training" if layout == "mapillary" else ""
+    write_miniature(layout, tmp_path, [np.zeros((8, 6), int)], split)
+    path = tmp_path / file
+    path.write_bytes(path.read_text().encode(encoding))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if encoding == "utf-16":
+            with pytest.raises(ValueError, match=f"{file} is no text in UTF-8"):
+                load_layout(layout, tmp_path, split or None)
+        else:
+            assert len(load_layout(layout, tmp_path, split or None).dataset) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("1 2 3 Road", "has 33 lines; expected at most 254, no name or colour twice"),
+        ("128 64 128 Lawn", "has 33 lines; expected at most 254, no name or colour twice"),
+        ("1 2 256 Lawn", "has other lines than R G B NAME"),
+        ("1 2 ² Lawn", "has other lines than R G B NAME"),
+    ],
+)
+def test_colours_and_names_of_camvid_come_once(tmp_path, line, message):
+    write_miniature("camvid", tmp_path, [np.zeros((8, 6), int)])
+    path = tmp_path / "label_colors.txt"
+    path.write_text(path.read_text() + line + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=f"label_colors.txt {message}"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        load_layout("camvid", tmp_path)

@@ -20,7 +20,7 @@ from transformers import HfArgumentParser
 
 import rein_hf
 from recipes import assess, evaluate, predict, train
-from rein_hf.data.domain import load_folder
+from rein_hf.data import load_folder
 from rein_hf.hub import read_facts
 from rein_hf.training import checkpoints
 from tests.support.runs import HEAD, write_recipe

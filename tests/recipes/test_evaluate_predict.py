@@ -15,7 +15,7 @@ from transformers import HfArgumentParser
 
 import rein_hf
 from recipes import evaluate, predict
-from rein_hf.data.domain import load_folder
+from rein_hf.data import load_folder
 from rein_hf.evaluation import evaluate_domain, evenly_spaced_indices
 from rein_hf.labels import palette_of
 from rein_hf.views import block_views_of_photo, explanation_sheet

@@ -74,3 +74,70 @@ def test_limit(tmp_path):
     spec = f"gta5:{tmp_path / 'gta5'}"
     run("--domains", spec, "--output_dir", str(tmp_path / "out"), "--limit", "3")
     assert json.loads((tmp_path / "out" / "report.json").read_text())[spec]["images"] == 3
+
+
+def folder_of(tmp_path, images: dict[str, Image.Image], labels: dict[str, Image.Image], classes=None):
+    for name, files in (("images", images), ("labels", labels)):
+        (tmp_path / "own" / name).mkdir(parents=True)
+        for file, image in files.items():
+            image.save(tmp_path / "own" / name / file, exif=image.getexif())
+    if classes is not None:
+        text = json.dumps({"names": classes, "ignore_id": 255}, ensure_ascii=False)
+        (tmp_path / "own" / "classes.json").write_text(text, encoding="utf-8-sig")
+    return str(tmp_path / "own")
+
+
+def inspected(tmp_path, spec: str) -> tuple[int, dict]:
+    count = run("--domains", spec, "--output_dir", str(tmp_path / "out"), "--sheet_rows", "1")
+    return count, json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))[spec]
+
+
+def photo(orientation: int = 1) -> Image.Image:
+    image = Image.new("RGB", (40, 32), (90, 90, 90))
+    image.getexif()[0x0112] = orientation
+    return image
+
+
+def test_turned_images_are_told_and_labels_that_do_not_fit_are_named(tmp_path, capsys):
+    images = {"a.jpg": photo(3), "b.jpg": photo(3), "c.jpg": photo(6), "d.jpg": photo(6), "e.jpg": photo()}
+    labels = {f"{stem}.png": Image.new("L", (32, 40) if stem == "c" else (40, 32), 1) for stem in "abcde"}
+    count, found = inspected(tmp_path, folder_of(tmp_path, images, labels, ["Straße", "Gehweg"]))
+    assert count == 1 and "d.png is 40x32 pixels; its image is 32x40 once it is turned" in found["problems"][0]
+    assert found["sizes"] == {"40x32": 3, "32x40": 1} and found["modes"] == {"RGB": 4}
+    assert found["notes"] == [
+        "3 images were turned upright as their EXIF says (2 of orientation 3, 1 of orientation 6). Labels, which have "
+        "no EXIF, were not: see on the contact sheet whether they lie on the images."
+    ]
+    assert list(found["classes"]) == ["Straße", "Gehweg"]
+    assert "NOTE: 3 images were turned" in capsys.readouterr().out
+
+
+def test_images_of_16_bits_are_told_and_dark_ones_named(tmp_path):
+    bright, dark = (Image.fromarray(np.full((32, 40), value, np.uint16)) for value in (40000, 4095))
+    labels = {f"{stem}.png": Image.new("L", (40, 32), 1) for stem in "abc"}
+    images = {"a.png": bright, "b.png": dark, "c.png": Image.new("L", (40, 32))}
+    count, found = inspected(tmp_path, folder_of(tmp_path, images, labels, ["a", "b"]))
+    assert count == 0 and found["modes"] == {"I;16": 2, "L": 1}
+    assert found["notes"] == [
+        "Of images with 16 bits the high byte is used (2 of mode I;16).",
+        "1 of these are all but black, as 12-bit images in files of 16 bits are: multiply their values by 16. They "
+        "are b.",
+    ]
+
+
+def test_assumed_ids_are_told_and_masks_of_0_and_255_are_wrong(tmp_path):
+    mask = Image.new("L", (40, 32))
+    mask.paste(255, (0, 0, 9, 9))
+    count, found = inspected(tmp_path, folder_of(tmp_path, {"a.jpg": photo()}, {"a.png": mask}))
+    (note,) = found["notes"]
+    assert note.endswith("Cityscapes' 19 classes (0 road, 1 sidewalk, ... 18 bicycle; 255 is ignored).")
+    assert count == 1 and "nothing but 0 (road) and 255, and 255 means ignored pixels" in found["problems"][0]
+
+
+def test_files_that_are_not_used_are_problems(tmp_path):
+    spec = folder_of(tmp_path, {"a.jpg": photo()}, {"a.png": Image.new("L", (40, 32), 1)}, ["a", "b"])
+    for name in ("b.heic", "._a.jpg"):
+        (tmp_path / "own" / "images" / name).write_bytes(b"")
+    count, found = inspected(tmp_path, spec)
+    assert found["problems"] == [f"{spec}: 1 file(s) in images/ of a format that is not read, not used: b.heic."]
+    assert count == 1 and found["images"] == 1
