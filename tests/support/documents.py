@@ -71,7 +71,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 def inline_commands(text: str) -> Iterator[list[str]]:
     """The words of each command in the prose, which may leave out arguments that are needed."""
-    for span in re.findall(r"`([^`\n]+)`", prose(text)):
+    for span in re.findall(r"`((?:[^`\n]|\n(?!\n))+)`", prose(text)):
         if COMMAND.match(span):
             yield [word for word in shlex.split(span) if not re.fullmatch(r"[A-Z_]+=\S*", word)]
 
