@@ -96,12 +96,12 @@ class ReinTunerLayer(BaseTunerLayer):
             )
         self._found_loaded.add(adapter_name)
 
-    def _refuse_offloaded(self, adapter_name: str) -> None:
+    def refuse_offloaded(self) -> None:
         """Refuse to add an adapter where accelerate keeps the weights of others outside of the model."""
         if any(has_offloaded_params(getattr(self, container)) for container in self.adapter_layer_names):
             raise ValueError(
-                f"Rein adapter {adapter_name!r} cannot be added: accelerate has offloaded the weights of this model's "
-                "adapters. Add all adapters first and offload then, or take the hooks off with "
+                "No Rein adapter can be added: accelerate has offloaded the weights of this model's adapters. Add all "
+                "adapters first and offload then, or take the hooks off with "
                 "accelerate.hooks.remove_hook_from_submodules(model)."
             )
 

@@ -123,15 +123,13 @@ class ReinLayer(BlockListLayer):
             query_dim (`int`, *optional*): width q of the object queries, where the tokens are linked to them.
 
         Raises:
-            ValueError: `layers_to_transform` names a block that is not there; accelerate has offloaded the weights of
-                another adapter.
+            ValueError: `layers_to_transform` names a block that is not there.
         """
         depth, layers = len(self.base_layer), config.layers_to_transform
         if layers is not None and not set(layers) <= set(range(depth)):
             raise ValueError(
                 f"ReinConfig.layers_to_transform is {list(layers)}; the backbone has blocks 0 to {depth - 1}."
             )
-        self._refuse_offloaded(adapter_name)
         for name in self.adapter_layer_names:
             # the adapter that is replaced may have other tensors
             if adapter_name in (container := getattr(self, name)):

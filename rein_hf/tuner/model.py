@@ -32,8 +32,9 @@ class ReinModel(BaseTuner):
     Raises:
         ValueError: an unknown architecture without `target_modules`; an adapter made for a backbone of another size;
             linked queries of another number than the tokens; adapters with and without linked queries, or of other
-            methods, in one model; several adapters in one batch; a state dict that lacks tensors of the adapter or has
-            unknown ones; replicas of `torch.nn.DataParallel`; merging.
+            methods, in one model; another adapter's weights offloaded by accelerate; several adapters in one batch; a
+            state dict that lacks tensors of the adapter or has unknown ones; a replica of `torch.nn.DataParallel`;
+            merging.
 
     Example:
 
@@ -58,12 +59,15 @@ class ReinModel(BaseTuner):
         return peft_config
 
     def _check_new_adapter_config(self, config: ReinConfig) -> None:
-        layers = (module for module in self.model.modules() if isinstance(module, BaseTunerLayer))
-        others = {type(layer).__name__ for layer in layers if not isinstance(layer, ReinTunerLayer)}
-        others |= {type(other).__name__ for other in self.peft_config.values() if not isinstance(other, ReinConfig)}
+        others = [type(other).__name__ for other in self.peft_config.values() if not isinstance(other, ReinConfig)]
+        for module in self.model.modules():
+            if isinstance(module, ReinTunerLayer):
+                module.refuse_offloaded()
+            elif isinstance(module, BaseTunerLayer):
+                others.append(type(module).__module__)
         if others:
             raise ValueError(
-                f"Rein cannot be added to a model that has adapters of other methods; found {sorted(others)}. Delete or "
+                f"Rein cannot be added to a model that has adapters of another method; found {others[0]}. Delete or "
                 "unload them first, or use a model of its own for each method."
             )
         super()._check_new_adapter_config(config)
@@ -129,7 +133,15 @@ class ReinModel(BaseTuner):
     ) -> None:
         # Without state_dict, peft's other way to find the modules to replace: by the names of tensors. The query
         # positions have no tensor of their own and would be left out.
-        super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage)
+        try:
+            super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage)
+        except Exception:
+            if not any(
+                isinstance(module, ReinTunerLayer) and adapter_name in module.configs for module in model.modules()
+            ):
+                # a refused adapter is not listed, though peft lists it before it asks
+                self.peft_config.pop(adapter_name, None)
+            raise
         rein_layers = tuple(module for module in model.modules() if isinstance(module, ReinLayer))
         for module in model.modules():
             if isinstance(module, ReinQueries):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+from accelerate.utils import has_offloaded_params
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 
@@ -26,6 +27,7 @@ def complete_config(config: ReinConfig, model: nn.Module, model_config: dict) ->
     Raises:
         ValueError: see [`ReinModel`].
     """
+    _refuse_disk_without_hooks(model)
     if config.base_config is None and hasattr(model, "config"):
         config.base_config = model.config.to_diff_dict()
     encoder = find_vision_encoder(model)
@@ -67,6 +69,17 @@ def complete_config(config: ReinConfig, model: nn.Module, model_config: dict) ->
             f"ReinConfig.num_tokens is {config.num_tokens}, but the model has {len(positions.weight)} object "
             "queries. With link_queries=True the tokens are the queries: make both numbers equal, or set "
             "link_queries=False."
+        )
+
+
+def _refuse_disk_without_hooks(model: nn.Module) -> None:
+    """Refuse a base on which `PeftModel.from_pretrained` would fail: it takes accelerate's hooks off, and looks later
+    for the weights on the disk under the names that the blocks had before Rein."""
+    on_disk = "disk" in (getattr(model, "hf_device_map", None) or {}).values()
+    if on_disk and not any(map(has_offloaded_params, model.modules())):
+        raise ValueError(
+            "The base model has weights on the disk (device_map), and peft cannot load a Rein adapter onto it. Load "
+            "base and adapter first, and call accelerate.disk_offload(model, FOLDER) then."
         )
 
 

@@ -67,7 +67,6 @@ class ReinQueries(nn.Module, ReinTunerLayer):
     def update_layer(self, adapter_name: str, config: ReinConfig) -> None:
         """Add the weights of one more adapter: W_F, b_F if these are the query contents."""
         q = self.base_layer.weight.shape[1]
-        self._refuse_offloaded(adapter_name)
         if self.content:
             self.rein_query_content[adapter_name] = nn.Linear(q, q)
         self.configs[adapter_name] = config
