@@ -67,8 +67,8 @@ class ReinModel(BaseTuner):
                 others.append(type(module).__module__)
         if others:
             raise ValueError(
-                f"Rein cannot be added to a model that has adapters of another method; found {others[0]}. Delete or "
-                "unload them first, or use a model of its own for each method."
+                f"Rein cannot be added to a model that has adapters of another method; found {others[0]}. Take them "
+                "off with PeftModel.unload() first, or use a model of its own for each method."
             )
         super()._check_new_adapter_config(config)
         linked = {name: adapter.link_queries for name, adapter in self.peft_config.items()}

@@ -284,12 +284,6 @@ def test_tensors_of_another_shape_are_refused_or_left_out_with_a_warning(tunable
     assert {name.rpartition(".")[-1] for name in left_out} == {"rein_tokens_a", "rein_tokens_b"}
 
 
-def test_tensors_that_are_missing_are_named_in_a_warning(tunable, tmp_path):
-    tunable.tuned().save_pretrained(tmp_path)
-    with pytest.warns(UserWarning, match=r"missing adapter keys .*rein_tokens.default"):
-        PeftModel.from_pretrained(tunable.build(), str(tmp_path), config=tunable.config(r=None))
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("autocast", [True, False])
 def test_an_adapter_is_float32_or_of_the_bases_type(tunable, tmp_path, dtype, autocast):
