@@ -1,4 +1,4 @@
-"""Rein among peft's methods, III: weights through torch's own files, frozen adapters, models that are not of
+"""Rein among peft's methods, V: weights through torch's own files, frozen adapters, models that are not of
 transformers."""
 
 import pytest
