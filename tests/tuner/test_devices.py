@@ -224,6 +224,11 @@ def test_replicas_are_refused(vit, images):
     assert torch.equal(features(model, images), expected)
 
 
+def test_a_segmenter_is_refused_before_anything_else_fails(rein_model, pixel_values):
+    with pytest.raises(ValueError, match=r"replica of torch.nn.DataParallel"):
+        replicate(rein_model)(pixel_values=pixel_values)
+
+
 def test_object_queries_of_a_replica_are_refused(rein_model):
     queries = rein_model.base_model.model.model.transformer_module.queries_features
     with pytest.raises(ValueError, match=r"replica of torch.nn.DataParallel"):
