@@ -1,6 +1,6 @@
-"""What Rein has to know of a vision transformer: one line for each architecture of transformers.
+"""What Rein has to know about each architecture of vision transformers in transformers.
 
-To add one, add its line to `ARCHITECTURES`.
+To add an architecture, add its line to `ARCHITECTURES`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ class Architecture:
 
     Args:
         blocks: name of the list of blocks, in the model that turns pixels into features.
-        grid: whether a block's output is (B, H, W, c), not (B, P + N, c), P prefix tokens before N patches.
-        class_tokens: 1 if there is a class token, else 0. Registers, prefix tokens too, are told by the configuration.
-        hidden_size, num_hidden_layers: names of the widths and depths in the configuration; lists where the blocks are
-            in stages, each of its own width and half the height and width of the one before.
-        resampled: tensors whose shape depends on the sizes of image and patch, by the end of their name, and what they
-            are: "kernel" (c, 3, p, p) of the patch embedding; "grid", learned positions, one for each patch, those of
-            the class token before them; "axis", relative ones (2n - 1, c) along one side; "offsets", relative ones
-            ((2n - 1)^2 + 3, heads) in both directions, three for the class token behind them.
-        arguments: what the model's `forward` has to be given to take images of other sizes than the trained one.
-        multiple: number of pixels that the sides of an image have to be a multiple of, if not the patch size.
-        unused: modules that come after the blocks and that no feature of a block goes through, by name.
-        loaded_as: model type of another architecture that is the same network with these weights, if the model of this
-            one is made for something else than features.
+        grid: whether a block's output is a grid (B, H, W, c), instead of (B, P + N, c) with P prefix tokens before N
+            patches.
+        class_tokens: 1 if there is a class token, else 0. The number of register tokens, which are prefix tokens as
+            well, is read from the configuration.
+        hidden_size, num_hidden_layers: names of the configuration's attributes for width and depth. Where the blocks
+            are in stages these attributes are lists; each stage has half the height and width of the one before.
+        resampled: tensors whose shape depends on image or patch size: the end of the tensor's name, and its kind.
+            "kernel" (c, 3, p, p) of the patch embedding; "grid", learned positions, one for each patch, after those of
+            the class token; "axis", relative positions (2n - 1, c) along one side; "offsets", relative positions
+            ((2n - 1)^2 + 3, heads) in both directions, of which the last three are the class token's.
+        arguments: what the model's `forward` needs to accept images of other sizes than the trained one.
+        multiple: number of pixels that each side of an image has to be a multiple of, if it is not the patch size.
+        unused: names of modules after the blocks, which no feature of a block goes through.
+        loaded_as: model type of the architecture to load the weights as, if the model of this type is not made for
+            features.
     """
 
     blocks: str
@@ -45,12 +47,12 @@ class Architecture:
     loaded_as: str | None = None
 
     def num_prefix_tokens(self, config: dict) -> int:
-        """Tokens before the patches in a block's output: class token and registers."""
+        """Number of tokens before the patches in a block's output: class token and registers."""
         return self.class_tokens + (config.get("num_register_tokens") or 0)
 
     def sizes(self, config: dict) -> dict[str, int | list[int] | None]:
-        """`hidden_size` and `num_hidden_layers` of a model, by its configuration; lists, a number for each stage, of
-        one whose blocks are in stages."""
+        """`hidden_size` and `num_hidden_layers` in a model's configuration; lists with a number for each stage, if its
+        blocks are in stages."""
         return {name: config.get(getattr(self, name)) for name in ("hidden_size", "num_hidden_layers")}
 
     def in_stages(self, config: dict) -> bool:
@@ -63,13 +65,13 @@ _CLIP = {"patch_embedding.weight": "kernel", "position_embedding.weight": "grid"
 _SAM = {"patch_embed.projection.weight": "kernel", "pos_embed": "grid", "rel_pos_h": "axis", "rel_pos_w": "axis"}
 _ANY_SIZE = {"interpolate_pos_encoding": True}
 
-# by the `model_type` of the configuration
+# keys: `model_type` of the configuration
 ARCHITECTURES = {
     "beit": Architecture("layers", resampled=_VIT | {"relative_position_bias_table": "offsets"}, unused=("pooler",)),
     "clip_vision_model": Architecture("encoder.layers", resampled=_CLIP, arguments=_ANY_SIZE),
     "dinov2": Architecture("encoder.layer", resampled=_VIT),
     "dinov2_with_registers": Architecture("encoder.layer", resampled=_VIT),
-    # rotary positions: nothing but the kernel has a size
+    # rotary positions: only the kernel depends on a size
     "dinov3_vit": Architecture("model.layer", resampled={"patch_embeddings.weight": "kernel"}),
     # Hiera. The window of its first stage, 8 positions at stride 4, is repeated over the image
     "sam2_hiera_det_model": Architecture(
@@ -85,19 +87,19 @@ ARCHITECTURES = {
         "encoder.layers", class_tokens=0, resampled=_CLIP, arguments=_ANY_SIZE, unused=("head",)
     ),
     "vit": Architecture("layers", resampled=_VIT, arguments=_ANY_SIZE, unused=("pooler",)),
-    # its own model drops patches and shuffles the others
+    # the model of pre-training drops patches at random and shuffles the others
     "vit_mae": Architecture("layers", resampled=_VIT, arguments=_ANY_SIZE, loaded_as="vit"),
 }
 
 
 @dataclass(frozen=True)
 class VisionEncoder:
-    """A vision transformer in a model.
+    """A vision transformer that is a model, or a part of one.
 
     Args:
-        name: of the vision transformer in the model; empty if it is the model.
+        name: name of the vision transformer in the whole model; empty if it is the whole model.
         model: the vision transformer, with its `config`.
-        architecture: what is known of it.
+        architecture: its architecture.
     """
 
     name: str
@@ -122,7 +124,7 @@ def find_vision_encoder(model: nn.Module) -> VisionEncoder | None:
 
 
 def unknown_architecture(model_type: str | None) -> str:
-    """What to tell whoever has a model of an unknown architecture."""
+    """The part of an error message that says that an architecture is unknown, and how to add it."""
     return (
         f"model_type {model_type!r} is not known (known: {', '.join(sorted(ARCHITECTURES))}). Add a line for it to "
         "ARCHITECTURES in rein_hf/tuner/architectures.py: the list of its blocks, their output's layout, its prefix "

@@ -1,8 +1,12 @@
-"""What Rein's layers share, as peft sees them."""
+"""What Rein's layers have in common, as peft sees them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+
 import torch
+from accelerate.utils import align_module_device, has_offloaded_params
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
@@ -11,20 +15,95 @@ NOT_MERGEABLE = (
     "Rein cannot be merged into the backbone: its refinement depends on the features (a softmax over tokens), so no "
     "weight of the backbone can stand for it. Use unload() to get the backbone back."
 )
+NO_DATA_PARALLEL = (
+    "Rein found itself in a replica of torch.nn.DataParallel, where its weights are missing. Use one process for each "
+    "GPU (accelerate launch, torchrun), or let the process see one GPU alone (CUDA_VISIBLE_DEVICES=0)."
+)
 
 
 class ReinTunerLayer(BaseTunerLayer):
-    """A [`ReinLayer`] or [`ReinQueries`]: one active adapter at a time, and no way to merge."""
+    """A [`ReinLayer`], [`ReinStages`] or [`ReinQueries`]: one active adapter at a time, and no way to merge."""
 
     # adapter name -> its ReinConfig; listed here so that peft deletes it with the adapter
     other_param_names = ("configs",)
+    # peft.helpers.disable_input_dtype_casting sets it
+    cast_input_dtype_enabled = True
+
+    def _set_up(self, adapter_name: str) -> None:
+        """Set what every Rein layer has, before its first adapter is added."""
+        self.configs = {}
+        self._active_adapter = adapter_name
+        self._disable_adapters = False
+        # adapters whose weights were found to be loaded, see `_check_loaded`
+        self._found_loaded: set[str] = set()
+        self.register_load_state_dict_pre_hook(_note_loaded_tensors)
 
     @property
     def adapter(self) -> str | None:
-        """Name of the adapter at work in this layer; `None` if it is disabled or has no part here."""
+        """Name of the adapter that this layer applies; `None` if it is disabled or has no weights here.
+
+        Raises:
+            ValueError: the adapter was made to be loaded, and some of its tensors were not.
+        """
         if self._disable_adapters or not self.active_adapters:
             return None
-        return self.active_adapters[0] if self.active_adapters[0] in self.configs else None
+        name = self.active_adapters[0]
+        if name not in self.configs:
+            return None
+        if name not in self._found_loaded and not torch.compiler.is_compiling():
+            self._check_loaded(name)
+        return name
+
+    def named_tensors(self, adapter_name: str) -> Iterator[tuple[str, nn.Parameter]]:
+        """The weights of an adapter in this layer, by their names in it."""
+        for container in self.adapter_layer_names:
+            if adapter_name not in (entries := getattr(self, container)):
+                continue
+            entry, name = entries[adapter_name], f"{container}.{adapter_name}"
+            if isinstance(entry, nn.Module):
+                yield from entry.named_parameters(name)
+            else:
+                yield name, entry
+
+    def _finish_update(self, adapter_name: str) -> None:
+        """Called when all weights of an adapter are made: moves them to the base, sets what requires gradients, and
+        marks them as not loaded."""
+        config = self.configs[adapter_name]
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+        self._found_loaded.discard(adapter_name)
+        for _, parameter in self.named_tensors(adapter_name):
+            # the mark goes with the parameter object, which transformers replaces when it loads
+            parameter._rein_initial = "to be loaded" if config.inference_mode else "to be trained"
+
+    def _check_loaded(self, adapter_name: str) -> None:
+        """Refuse an adapter that was loaded in part, or was made for inference and not loaded.
+
+        `load_adapter` of transformers only logs that a tensor is missing, and calls nothing of Rein's afterwards.
+        """
+        tensors = dict(self.named_tensors(adapter_name))
+        marks = {name: getattr(tensor, "_rein_initial", None) for name, tensor in tensors.items()}
+        from_transformers = any(getattr(tensor, "_is_hf_initialized", False) for tensor in tensors.values())
+        initial = [
+            name for name, mark in marks.items() if mark == "to be loaded" or (mark is not None and from_transformers)
+        ]
+        if initial:
+            raise ValueError(
+                f"Rein adapter {adapter_name!r} cannot be used: {len(initial)} of its {len(tensors)} tensors in this "
+                f"{type(self).__name__} were never loaded and have random values: {', '.join(initial[:5])}. Load a "
+                "complete file; an adapter that is to be trained has inference_mode=False (load_adapter: "
+                "is_trainable=True)."
+            )
+        self._found_loaded.add(adapter_name)
+
+    def refuse_offloaded(self) -> None:
+        """Refuse to add an adapter where accelerate keeps the weights of others outside of the model."""
+        if any(has_offloaded_params(getattr(self, container)) for container in self.adapter_layer_names):
+            raise ValueError(
+                "No Rein adapter can be added: accelerate has offloaded the weights of this model's adapters. Add all "
+                "adapters first and offload then, or take the hooks off with "
+                "accelerate.hooks.remove_hook_from_submodules(model)."
+            )
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         if not isinstance(adapter_names, str) and len(adapter_names) > 1:
@@ -41,9 +120,8 @@ class ReinTunerLayer(BaseTunerLayer):
         raise ValueError(NOT_MERGEABLE)
 
     def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device, torch.dtype]:
-        """Where peft puts the weights of an adapter, and their type: the base's, be it blocks or an embedding."""
-        reference = next(base_layer.parameters())
-        return reference.device, reference.dtype
+        """Device and type that peft gives an adapter's weights: the base's, be it blocks or an embedding."""
+        return execution_device(base_layer), next(base_layer.parameters()).dtype
 
     def unload_and_optionally_merge_module(
         self, merge: bool, safe_merge: bool, adapter_names: list[str] | None
@@ -52,3 +130,51 @@ class ReinTunerLayer(BaseTunerLayer):
         if merge:
             self.merge(safe_merge, adapter_names)
         return self.base_layer
+
+
+def execution_device(module: nn.Module) -> torch.device:
+    """Where a module computes: the device of its first weight, or the one accelerate will load that to."""
+    device = next(module.parameters()).device
+    if device.type == "meta":
+        hooks = (part._hf_hook for part in module.modules() if has_offloaded_params(part))
+        device = next((torch.device(hook.execution_device) for hook in hooks), device)
+    return device
+
+
+def with_weights(*modules: nn.Module) -> AbstractContextManager:
+    """A context in which the own weights of modules are there, even if accelerate has offloaded them.
+
+    accelerate loads them when a module is called; Rein reads them without calling.
+    """
+    # no function call without a hook: torch.compile traces this
+    offloaded = [module for module in modules if hasattr(module, "_hf_hook") and has_offloaded_params(module)]
+    if not offloaded:
+        return nullcontext()
+    stack = ExitStack()
+    for module in offloaded:
+        stack.enter_context(align_module_device(module))
+    return stack
+
+
+def linear_weight(linear: nn.Module) -> torch.Tensor:
+    """The weight of one of Rein's linear layers, read without calling the layer.
+
+    Raises:
+        ValueError: it is no floating point tensor any more, since the layer was quantised.
+    """
+    weight = linear.weight
+    if isinstance(weight, torch.Tensor) and weight.is_floating_point():
+        return weight
+    raise ValueError(
+        f"A linear layer of Rein has become a {type(linear).__module__}.{type(linear).__name__}. Rein multiplies its "
+        "weights with one another and cannot compute with quantised ones: quantise the backbone and the head alone, "
+        "e.g. before Rein is added."
+    )
+
+
+def _note_loaded_tensors(module, state_dict, prefix, *_) -> None:
+    """Before `load_state_dict` writes into Rein's layer: take the marks off the tensors that it will write."""
+    for name, parameter in module.named_parameters():
+        found = state_dict.get(prefix + name)
+        if found is not None and found.shape == parameter.shape and hasattr(parameter, "_rein_initial"):
+            del parameter._rein_initial

@@ -17,9 +17,9 @@ class ReinPeftType(str, Enum):
 @dataclass
 class ReinConfig(PeftConfig):
     """
-    Configuration of a [`ReinModel`]: "embrace fewer trainable parameters": a set of learnable tokens refines the
-    features of every layer of a frozen vision transformer (paper section 3.2), and the same tokens become the object
-    queries of a Mask2Former (section 3.3).
+    Configuration of a [`ReinModel`]. A set of learnable tokens refines the features of every layer of a frozen vision
+    transformer (paper section 3.2), and the same tokens become the object queries of a Mask2Former (section 3.3): the
+    paper's "embrace fewer trainable parameters".
 
     Notation: L blocks, m tokens per block, r rank, c hidden size of the backbone, q width of the object queries.
 
@@ -34,23 +34,23 @@ class ReinConfig(PeftConfig):
         init_scale (`float`, defaults to 1e-3):
             Initial value of the learnable factor of every refinement.
         use_softmax (`bool`, defaults to `True`):
-            Softmax over the tokens of the similarities divided by sqrt(c). `False` (ablation) drops both.
+            Divide the similarities by sqrt(c) and take their softmax over the tokens. `False` (ablation): neither.
         zero_init (`bool`, defaults to `False`):
-            Start W_f and b_f at zero and leave the scale out (ablation).
+            Initialise W_f and b_f with zeros, and have no scale (ablation).
         patch_size (`int`, defaults to 16):
             Patch size p in the bound of the tokens' uniform initialisation. Nothing else depends on it.
         layers_to_transform (`int` or `list[int]`, *optional*):
-            Which blocks to refine, counted from 0, over the stages where they are in stages. All of them by default.
+            Which blocks to refine, counted from 0; the count goes on from stage to stage. All blocks by default.
         target_modules (`list[str]`, *optional*):
-            Name of the list of blocks, or the end of it. Known for the architectures of
+            Name of the list of blocks, or the end of its name. By default that of the architecture, if it is one of
             `tuner.architectures.ARCHITECTURES`.
         modules_to_save (`list[str]`, *optional*):
             Further modules to train and to save with the adapter, e.g. `rein_hf.HEAD_MODULES`.
         num_prefix_tokens (`int`, *optional*):
-            Tokens before the patches in a block's output, which pass unchanged: class token and registers. Told by the
-            architecture and the model's configuration by default.
+            Number of tokens before the patches in a block's output (class token and registers), which pass unchanged.
+            By default that of the architecture and the model's configuration.
         hidden_size, num_hidden_layers (`int` or `list[int]`, *optional*):
-            c and L of the backbone; a list, with one for each stage, where its blocks are in stages of different
+            c and L of the backbone; lists with a number for each stage, if its blocks are in stages of different
             widths. Recorded when the adapter is made and checked when it is loaded.
         base_config (`dict`, *optional*):
             Configuration of the whole model around the backbone, recorded when the adapter is made, so that

@@ -1,4 +1,4 @@
-"""Rein's arithmetic: what a refinement needs of the weights alone, and the refinement (paper section 3.2).
+"""Rein's arithmetic: products of weights that a refinement needs, and the refinement (paper section 3.2).
 
 Notation as in the paper: T tokens (m, c), T = A B with A (m, r) and B (r, c) if they are of low rank, f features
 (..., c), S their attention to the tokens.
@@ -11,22 +11,25 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from .base import linear_weight
+
 
 @dataclass(frozen=True)
 class Factors:
     """
-    The paper's refinement in an order that multiplies weights with weights first:
+    Products of weights, from which the paper's refinement of features f is computed with fewer multiplications:
 
         S = softmax(f @ T^T / sqrt(c)) = softmax(f @ keys)
         delta = scale * (W_f (S[:, 1:] @ (W_T T[1:] + b_T) + f) + b_f) = S @ values + W f + b
 
-    `keys` and `values` are matrices to be multiplied one after the other. Those of low-rank tokens are never
-    multiplied out, which leaves c^2 + 2r(m + c) multiplications per patch of c^2 + 2mc.
+    `keys` and `values` are tuples of matrices; the features are multiplied by one after the other. The matrices of
+    low-rank tokens are never multiplied with each other: that takes c^2 + 2r(m + c) multiplications per patch instead
+    of c^2 + 2mc.
 
     Args:
         keys: matrices whose product is T^T / sqrt(c), (c, m); without a softmax T^T.
         values: matrices whose product is scale * (W_T T + b_T) W_f^T, (m, c), with a first row of zeros: the first
-            token is a sink, to which patches attend that need no refinement.
+            token is a sink, which takes the attention of patches that need no refinement.
         weight: W = scale * W_f, (c, c).
         bias: b = scale * b_f, (c,).
         use_softmax (`bool`): whether S is a softmax.
@@ -57,7 +60,9 @@ class Factors:
             scale (`torch.Tensor`, *optional*): of shape (1,); one if there is none.
             use_softmax (`bool`): whether S is a softmax.
         """
-        weight, bias = (delta.weight, delta.bias) if scale is None else (scale * delta.weight, scale * delta.bias)
+        weight, bias = linear_weight(delta), delta.bias
+        if scale is not None:
+            weight, bias = scale * weight, scale * bias
         temperature = tokens[-1].shape[-1] ** -0.5 if use_softmax else 1.0
         if len(tokens) == 1:
             keys = (temperature * tokens[0].mT,)
@@ -66,24 +71,28 @@ class Factors:
             a, b = tokens
             keys = (b.mT, temperature * a.mT)
             # W_T (A B) + b_T = [A, 1] @ [W_T B; b_T]
-            rows = nn.functional.linear(b, to_feature.weight)
+            rows = nn.functional.linear(b, linear_weight(to_feature))
             rows = torch.cat([rows, to_feature.bias.expand(*rows.shape[:-2], 1, -1)], dim=-2)
             values = (_zero_sink_row(nn.functional.pad(a, (0, 1), value=1.0)), rows @ weight.T)
         return cls(keys, values, weight, bias, use_softmax)
 
-    def to(self, dtype: torch.dtype) -> Factors:
-        """All of them in one type."""
-        keys, values = (tuple(matrix.to(dtype) for matrix in matrices) for matrices in (self.keys, self.values))
-        return replace(self, keys=keys, values=values, weight=self.weight.to(dtype), bias=self.bias.to(dtype))
+    def to(self, device: torch.device, dtype: torch.dtype) -> Factors:
+        """The same factors on a device and in a type."""
+
+        def moved(matrices: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            return tuple(matrix.to(device, dtype) for matrix in matrices)
+
+        weight, bias = moved((self.weight, self.bias))
+        return replace(self, keys=moved(self.keys), values=moved(self.values), weight=weight, bias=bias)
 
     def of_block(self, row: int) -> Factors:
-        """Those of one block, from those of all."""
+        """The factors of one block, from those of all blocks."""
         keys, values = (tuple(matrix[row] for matrix in matrices) for matrices in (self.keys, self.values))
         return replace(self, keys=keys, values=values)
 
     def attention(self, features: torch.Tensor) -> torch.Tensor:
-        """S (..., m) of the features f (..., c) of one block: shares of the tokens, of sum 1; without a softmax
-        f @ T^T."""
+        """Attention S (..., m) of the features f (..., c) of one block to its tokens; each row sums to 1. Without a
+        softmax it is f @ T^T."""
         attention = _multiply(features, self.keys)
         return attention.softmax(dim=-1) if self.use_softmax else attention
 

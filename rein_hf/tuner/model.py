@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 from contextlib import contextmanager
 
-from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
+import torch
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
 
-from .architectures import ARCHITECTURES, Architecture, find_vision_encoder, unknown_architecture
-from .base import NOT_MERGEABLE, ReinTunerLayer
+from .adapter_tensors import check_tensors
+from .architectures import ARCHITECTURES
+from .base import NO_DATA_PARALLEL, NOT_MERGEABLE, ReinTunerLayer
 from .config import ReinConfig
 from .layer import ReinLayer
-from .queries import ReinQueries
+from .preparation import complete_config, is_target
+from .queries import QUERY_CONTENT, QUERY_POSITION, ReinQueries, find_query_positions
 from .stages import ReinStages
-
-
-# Embeddings of object queries that only give their `weight`: query position, query content (Mask2Former).
-QUERY_POSITION, QUERY_CONTENT = "queries_embedder", "queries_features"
 
 
 class ReinModel(BaseTuner):
@@ -33,8 +31,10 @@ class ReinModel(BaseTuner):
 
     Raises:
         ValueError: an unknown architecture without `target_modules`; an adapter made for a backbone of another size;
-            as many tokens as queries are needed and the numbers differ; adapters with and without linked queries in
-            one model; several adapters in one batch; on merging.
+            linked queries of another number than the tokens; adapters with and without linked queries, or of other
+            methods, in one model; another adapter's weights offloaded by accelerate; several adapters in one batch; a
+            state dict that lacks tensors of the adapter or has unknown ones; a replica of `torch.nn.DataParallel`;
+            merging.
 
     Example:
 
@@ -55,57 +55,24 @@ class ReinModel(BaseTuner):
     target_module_mapping = {model_type: [known.blocks] for model_type, known in ARCHITECTURES.items()}
 
     def _prepare_adapter_config(self, peft_config: ReinConfig, model_config: dict) -> ReinConfig:
-        """Fill in what the backbone's configuration tells; check what the adapter's says of its backbone."""
-        if peft_config.base_config is None and hasattr(self.model, "config"):
-            peft_config.base_config = self.model.config.to_diff_dict()
-        encoder = find_vision_encoder(self.model)
-        if encoder is not None:
-            architecture, model_config = encoder.architecture, encoder.model.config.to_dict()
-        else:
-            architecture = Architecture(blocks="")  # named by target_modules, and otherwise like most
-            while model_config.get("backbone_config"):
-                model_config = model_config["backbone_config"]
-        if peft_config.target_modules is None:
-            if encoder is None:
-                unknown = unknown_architecture(model_config.get("model_type"))
-                raise ValueError(
-                    f"ReinConfig.target_modules is not set and the backbone's {unknown}, or name the list of blocks, "
-                    "e.g. target_modules=['encoder.layer']. A segmentation adapter is loaded with "
-                    "rein_hf.from_pretrained, which builds its base model."
-                )
-            # the whole name: heads and text towers have lists of blocks too
-            peft_config.target_modules = {encoder.blocks}
-        for name, found in architecture.sizes(model_config).items():
-            made_for = getattr(peft_config, name)
-            if made_for is None:
-                setattr(peft_config, name, found)
-            elif found is not None and made_for != found:
-                raise ValueError(
-                    f"This Rein adapter was made for a backbone of {name} {made_for}; found {found}. A segmentation "
-                    "adapter is loaded with rein_hf.from_pretrained, which builds its base model."
-                )
-        if peft_config.hidden_size is None:
-            raise ValueError("ReinConfig.hidden_size is not set and the model's configuration does not tell it.")
-        if peft_config.num_prefix_tokens is None:
-            peft_config.num_prefix_tokens = architecture.num_prefix_tokens(model_config)
-        if not any(_is_target(peft_config, name) for name, _ in self.model.named_modules()):
-            raise ValueError(
-                f"ReinConfig.target_modules is {peft_config.target_modules}; found no module of that name in the "
-                f"{type(self.model).__name__}. Name the list of blocks, e.g. target_modules=['encoder.layer']."
-            )
-        positions = self._query_positions()
-        if peft_config.link_queries and positions is not None and len(positions.weight) != peft_config.num_tokens:
-            raise ValueError(
-                f"ReinConfig.num_tokens is {peft_config.num_tokens}, but the model has {len(positions.weight)} object "
-                "queries. With link_queries=True the tokens are the queries: make both numbers equal, or set "
-                "link_queries=False."
-            )
+        complete_config(peft_config, self.model, model_config)
         return peft_config
 
     def _check_new_adapter_config(self, config: ReinConfig) -> None:
+        others = [type(other).__name__ for other in self.peft_config.values() if not isinstance(other, ReinConfig)]
+        for module in self.model.modules():
+            if isinstance(module, ReinTunerLayer):
+                module.refuse_offloaded()
+            elif isinstance(module, BaseTunerLayer):
+                others.append(type(module).__module__)
+        if others:
+            raise ValueError(
+                f"Rein cannot be added to a model that has adapters of another method; found {others[0]}. Take them "
+                "off with PeftModel.unload() first, or use a model of its own for each method."
+            )
         super()._check_new_adapter_config(config)
         linked = {name: adapter.link_queries for name, adapter in self.peft_config.items()}
-        if len(set(linked.values())) > 1 and self._query_positions() is not None:
+        if len(set(linked.values())) > 1 and find_query_positions(self.model) is not None:
             raise ValueError(
                 f"ReinConfig.link_queries differs between the adapters of this model: {linked}. Its object queries "
                 "are either computed from tokens or trained themselves: load such adapters into models of their own."
@@ -114,7 +81,7 @@ class ReinModel(BaseTuner):
     @staticmethod
     def _check_target_module_exists(peft_config: ReinConfig, key: str):
         is_query = key.rpartition(".")[-1] in (QUERY_POSITION, QUERY_CONTENT)
-        return (peft_config.link_queries and is_query) or _is_target(peft_config, key)
+        return (peft_config.link_queries and is_query) or is_target(peft_config, key)
 
     def _create_and_replace(
         self,
@@ -151,16 +118,9 @@ class ReinModel(BaseTuner):
                 )
             self._replace_module(parent, target_name, new_module, target)
 
-    def _query_positions(self) -> nn.Module | None:
-        """The embedding of the model's query positions, `weight` (m, q); `None` if it has no object queries."""
-        for name, module in self.model.named_modules():
-            if name.rpartition(".")[-1] == QUERY_POSITION:
-                return module
-        return None
-
     def _query_dim(self, peft_config: ReinConfig) -> int | None:
         """Width q of the model's object queries; `None` if there are none or they are not linked."""
-        positions = self._query_positions()
+        positions = find_query_positions(self.model)
         return positions.weight.shape[1] if peft_config.link_queries and positions is not None else None
 
     def inject_adapter(
@@ -171,13 +131,30 @@ class ReinModel(BaseTuner):
         low_cpu_mem_usage: bool = False,
         state_dict: dict | None = None,
     ) -> None:
-        # the configuration alone tells which modules to replace: the query positions have no tensor of their own, so
-        # matching by the names in a state dict, which is peft's other way, would leave them out
-        super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage)
-        stacks = tuple(module for module in model.modules() if isinstance(module, ReinLayer))
+        # Without state_dict, peft's other way to find the modules to replace: by the names of tensors. The query
+        # positions have no tensor of their own and would be left out.
+        try:
+            super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage)
+        except Exception:
+            if not any(
+                isinstance(module, ReinTunerLayer) and adapter_name in module.configs for module in model.modules()
+            ):
+                # a refused adapter is not listed, though peft lists it before it asks
+                self.peft_config.pop(adapter_name, None)
+            raise
+        rein_layers = tuple(module for module in model.modules() if isinstance(module, ReinLayer))
         for module in model.modules():
             if isinstance(module, ReinQueries):
-                module.link(stacks)
+                module.link(rein_layers)
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: ReinConfig, adapter_name: str, state_dict: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """Called by peft before an adapter's tensors are written into the model, on every way to load it."""
+        state_dict = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        check_tensors(model, adapter_name, state_dict)
+        return state_dict
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # peft's own copies `weight` between the modules; neither a list of blocks nor a head has one
@@ -186,6 +163,8 @@ class ReinModel(BaseTuner):
     @contextmanager
     def _enable_peft_forward_hooks(self, *args, **kwargs):
         """What peft enters around a forward pass, with its arguments."""
+        if getattr(self, "_is_replica", False):
+            raise ValueError(NO_DATA_PARALLEL)
         if kwargs.get("adapter_names") is not None:
             raise ValueError(
                 "adapter_names is given, but Rein cannot mix adapters in one batch: the object queries and the head "
@@ -195,11 +174,3 @@ class ReinModel(BaseTuner):
 
     def _check_merge_allowed(self) -> None:
         raise ValueError(NOT_MERGEABLE)
-
-
-def _is_target(peft_config: ReinConfig, key: str):
-    """Whether the configuration names the module `key`; a match or a boolean, as peft has it."""
-    # peft takes layers_to_transform for numbers in the names of modules; a list of blocks has none in its name
-    config = copy.copy(peft_config)
-    config.layers_to_transform = None
-    return check_target_module_exists(config, key)

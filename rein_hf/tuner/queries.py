@@ -8,16 +8,28 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .base import ReinTunerLayer
+from .base import NO_DATA_PARALLEL, ReinTunerLayer, execution_device, with_weights
 from .config import ReinConfig
 from .layer import ReinLayer
+
+
+# names of Mask2Former's embeddings of object queries, of which only the `weight` is read
+QUERY_POSITION, QUERY_CONTENT = "queries_embedder", "queries_features"
+
+
+def find_query_positions(model: nn.Module) -> nn.Module | None:
+    """The embedding of a model's query positions, `weight` (m, q); `None` if it has no object queries."""
+    for name, module in model.named_modules():
+        if name.rpartition(".")[-1] == QUERY_POSITION:
+            return module
+    return None
 
 
 class ReinQueries(nn.Module, ReinTunerLayer):
     """
     An embedding of object queries (m, q) whose `weight` is computed from Rein's tokens (paper section 3.3): Q for the
     query positions, `W_F Q + b_F` for the query contents. The embedding that stood here is not used, but kept for
-    `disable_adapter` and `unload`. Mask2Former asks its embeddings of queries for nothing but `weight`.
+    `disable_adapter` and `unload`. Mask2Former reads nothing but the `weight` of these embeddings.
 
     Args:
         base_layer (`nn.Embedding`): the learned embedding, (m, q).
@@ -46,34 +58,39 @@ class ReinQueries(nn.Module, ReinTunerLayer):
         super().__init__()
         self.base_layer = base_layer
         self.content = content
-        self.configs: dict[str, ReinConfig] = {}
         self.rein_query_content = nn.ModuleDict()
-        # in a tuple, so that the tokens stay registered in one place only
-        self._stacks: tuple[ReinLayer, ...] = ()
-        self._active_adapter = adapter_name
-        self._disable_adapters = False
+        # a tuple, which registers no submodules: the tokens are those of the ReinLayer alone
+        self._rein_layers: tuple[ReinLayer, ...] = ()
+        self._set_up(adapter_name)
         self.update_layer(adapter_name, config)
 
     def update_layer(self, adapter_name: str, config: ReinConfig) -> None:
         """Add the weights of one more adapter: W_F, b_F if these are the query contents."""
         q = self.base_layer.weight.shape[1]
-        self.configs[adapter_name] = config
         if self.content:
             self.rein_query_content[adapter_name] = nn.Linear(q, q)
-        self._move_adapter_to_device_of_base_layer(adapter_name)
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+        self.configs[adapter_name] = config
+        self._finish_update(adapter_name)
 
-    def link(self, stacks: tuple[ReinLayer, ...]) -> None:
-        """Name the stacks of blocks whose tokens are the queries."""
-        self._stacks = stacks
+    def link(self, rein_layers: tuple[ReinLayer, ...]) -> None:
+        """Say of which layers the tokens are the queries; their queries are added."""
+        self._rein_layers = rein_layers
 
     @property
     def weight(self) -> torch.Tensor:
-        """The object queries (m, q): from the tokens, or the learned ones where no adapter is at work."""
+        """The object queries (m, q): from the tokens, or the learned ones where no adapter is active.
+
+        Raises:
+            ValueError: on a replica of `torch.nn.DataParallel`; weights of the adapter were never loaded.
+        """
         adapter = self.adapter
         if adapter is None:
-            return self.base_layer.weight
-        queries = sum(stack.object_queries(adapter) for stack in self._stacks)
+            with with_weights(self.base_layer):
+                return self.base_layer.weight
+        if getattr(self, "_is_replica", False):
+            raise ValueError(NO_DATA_PARALLEL)
+        device = execution_device(self.base_layer)
+        queries = sum(layer.object_queries(adapter).to(device) for layer in self._rein_layers)
         if self.content:
             queries = self.rein_query_content[adapter](queries)
         return queries.to(self.base_layer.weight.dtype)

@@ -7,15 +7,16 @@ from itertools import accumulate
 
 from torch import nn
 
+from .block_list import BlockListLayer
 from .config import ReinConfig
 from .layer import ReinLayer
 
 
-class ReinStages(nn.Module):
+class ReinStages(BlockListLayer):
     """
-    A list of blocks in stages, each stage a [`ReinLayer`] of its own width. The object queries are the sum over the
-    stages, as [`ReinQueries`] sums over all stacks that it is linked to. It takes the place of the one list of blocks
-    and is iterated over like that list.
+    A list of blocks in stages, refined by one [`ReinLayer`] of its own width for each stage. The object queries are
+    the sum over the stages, as [`ReinQueries`] adds those of all layers that it is linked to. It takes the place of
+    the one list of blocks, whose names in the base model's state dict stay the same.
 
     Args:
         base_layer (`nn.ModuleList`): the blocks of all stages.
@@ -33,15 +34,20 @@ class ReinStages(nn.Module):
         depths = config.num_hidden_layers
         if sum(depths) != len(base_layer):
             raise ValueError(f"ReinConfig.num_hidden_layers is {depths}; the backbone has {len(base_layer)} blocks.")
+        self.base_layer = base_layer
+        # the weights are those of the stages; peft asks this layer too which adapter is active
+        self._set_up(adapter_name)
+        self.configs[adapter_name] = config
         self._starts = [0, *accumulate(depths)]
         self.stages = nn.ModuleList(
             ReinLayer(
                 base_layer[start : start + depth],
                 adapter_name,
-                self._of_stage(stage, config),
+                self._stage_config(stage, config),
                 hidden_size=width,
                 num_prefix_tokens=config.num_prefix_tokens,
                 query_dim=query_dim,
+                register_blocks=False,
             )
             for stage, (start, depth, width) in enumerate(
                 zip(self._starts[:-1], depths, config.hidden_size, strict=True)
@@ -50,21 +56,19 @@ class ReinStages(nn.Module):
 
     def update_layer(self, adapter_name: str, config: ReinConfig, query_dim: int | None = None) -> None:
         """Add the weights of one more adapter; see [`ReinLayer.update_layer`]."""
+        self.configs[adapter_name] = config
         for stage, layer in enumerate(self.stages):
-            layer.update_layer(adapter_name, self._of_stage(stage, config), query_dim)
+            layer.update_layer(adapter_name, self._stage_config(stage, config), query_dim)
 
     def unload_and_optionally_merge_module(
         self, merge: bool, safe_merge: bool, adapter_names: list[str] | None
     ) -> nn.ModuleList:
-        """Called by peft's `unload` and `merge_and_unload`: the list of blocks that stood here before."""
-        return nn.ModuleList(
-            block
-            for layer in self.stages
-            for block in layer.unload_and_optionally_merge_module(merge, safe_merge, adapter_names)
-        )
+        for layer in self.stages:
+            layer.unload_and_optionally_merge_module(merge, safe_merge, adapter_names)
+        return super().unload_and_optionally_merge_module(merge, safe_merge, adapter_names)
 
-    def _of_stage(self, stage: int, config: ReinConfig) -> ReinConfig:
-        """The configuration with the blocks of one stage, counted from its first."""
+    def _stage_config(self, stage: int, config: ReinConfig) -> ReinConfig:
+        """The configuration for one stage: `layers_to_transform` counted from its first block."""
         layers = config.layers_to_transform
         if layers is None:
             return config
@@ -77,15 +81,3 @@ class ReinStages(nn.Module):
                 f"at least of each stage: stage {stage} has {start} to {end - 1}."
             )
         return config
-
-    def forward(self, *args, **kwargs):
-        raise NotImplementedError("A list of blocks is iterated over, not called.")
-
-    def __len__(self) -> int:
-        return sum(map(len, self.stages))
-
-    def __iter__(self):
-        return (block for layer in self.stages for block in layer)
-
-    def __getitem__(self, index):
-        return nn.ModuleList(self)[index]

@@ -1,6 +1,7 @@
-"""What tests do to models: moved weights, and names of parameters."""
+"""What tests do to models and ask of them: moved weights, names of parameters, layers, hooks."""
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 
 def perturb(model: torch.nn.Module, seed: int = 0) -> None:
@@ -20,3 +21,13 @@ def trainable_names(model: torch.nn.Module) -> set[str]:
 def adapter_parameters(model: torch.nn.Module, *adapters: str) -> set[str]:
     """Names of the parameters of these adapters, their copies of the head included."""
     return {name for name, _ in model.named_parameters() if set(adapters) & set(name.split("."))}
+
+
+def tuner_layers(model: torch.nn.Module) -> list[BaseTunerLayer]:
+    """The layers that peft has put into a model."""
+    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def hook_counts(model: torch.nn.Module) -> list[int]:
+    """Number of forward hooks of each module."""
+    return [len(module._forward_hooks) for module in model.modules()]

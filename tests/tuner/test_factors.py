@@ -50,7 +50,7 @@ def assert_same(model, images, before=None):
     found = shared(model, images)
     torch.testing.assert_close(found, alone(model, images))
     assert before is None or (found - before).abs().max() > 1e-3
-    assert stack(model)._shared is None
+    assert stack(model)._shared_factors.pending is None
 
 
 def optimizer_step(model, images):
@@ -219,7 +219,7 @@ def test_compiled_and_exported_as_eager(model, images):
         exported = torch.export.export(model.base_model.model, (images,)).module()(images).last_hidden_state
     torch.testing.assert_close(compiled, expected)
     torch.testing.assert_close(exported, expected)
-    assert stack(model)._shared is None
+    assert stack(model)._shared_factors.pending is None
 
 
 def test_meta_tensors(model, images):

@@ -1,4 +1,4 @@
-"""Rein among peft's methods, I: configurations and weights on disk, by every way that peft and transformers have."""
+"""Rein among peft's methods, I: weights on disk, by every way that peft and transformers have."""
 
 import copy
 import json
@@ -10,7 +10,6 @@ import pytest
 import torch
 from peft import (
     AutoPeftModel,
-    PeftConfig,
     PeftModel,
     get_peft_model,
     get_peft_model_state_dict,
@@ -21,57 +20,6 @@ from safetensors.torch import load_file
 import rein_hf
 from rein_hf import ReinConfig
 from tests.support.models import adapter_parameters, perturb, trainable_names
-
-
-# Configurations
-
-
-@pytest.mark.parametrize("subfolder", [None, "night"])
-def test_a_configuration_comes_back_equal(tmp_path, subfolder):
-    config = ReinConfig(
-        r=None,
-        num_tokens=7,
-        link_queries=False,
-        init_scale=0.5,
-        use_softmax=False,
-        zero_init=True,
-        patch_size=14,
-        layers_to_transform=3,
-        target_modules=["encoder.layer"],
-        modules_to_save=["head"],
-        num_prefix_tokens=5,
-        hidden_size=32,
-        num_hidden_layers=4,
-        base_config={"a": [1, {"b": None}]},
-        base_model_name_or_path="somewhere",
-        inference_mode=True,
-    )
-    config.save_pretrained(tmp_path / (subfolder or ""))
-    loaded = PeftConfig.from_pretrained(str(tmp_path), subfolder=subfolder)
-    assert type(loaded) is ReinConfig
-    assert loaded.to_dict() == config.to_dict()
-    assert (loaded.r, loaded.layers_to_transform, loaded.target_modules) == (None, [3], {"encoder.layer"})
-
-
-def test_the_file_of_a_configuration_is_plain_json(tmp_path):
-    ReinConfig(num_tokens=7).save_pretrained(tmp_path)
-    content = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert content["peft_type"] == "REIN" and content["task_type"] is None
-    assert (content["r"], content["num_tokens"], content["target_modules"]) == (16, 7, None)
-    assert content.keys() == ReinConfig().to_dict().keys()
-
-
-def test_what_a_configuration_file_says_goes_before_arguments(tmp_path):
-    ReinConfig(num_tokens=7).save_pretrained(tmp_path)
-    assert ReinConfig.from_pretrained(str(tmp_path), num_tokens=9).num_tokens == 7
-
-
-def test_a_configuration_of_a_later_version_is_read_with_a_warning(tmp_path):
-    ReinConfig(num_tokens=7).save_pretrained(tmp_path)
-    path = tmp_path / "adapter_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "of_the_future": 1}))
-    with pytest.warns(UserWarning, match=r"Unexpected keyword arguments \['of_the_future'\] for class ReinConfig"):
-        assert PeftConfig.from_pretrained(str(tmp_path)).num_tokens == 7
 
 
 # What is written
@@ -282,12 +230,6 @@ def test_tensors_of_another_shape_are_refused_or_left_out_with_a_warning(tunable
     expected, found = get_peft_model_state_dict(model), get_peft_model_state_dict(loaded)
     left_out = {name for name in expected if not torch.equal(expected[name], found[name])}
     assert {name.rpartition(".")[-1] for name in left_out} == {"rein_tokens_a", "rein_tokens_b"}
-
-
-def test_tensors_that_are_missing_are_named_in_a_warning(tunable, tmp_path):
-    tunable.tuned().save_pretrained(tmp_path)
-    with pytest.warns(UserWarning, match=r"missing adapter keys .*rein_tokens.default"):
-        PeftModel.from_pretrained(tunable.build(), str(tmp_path), config=tunable.config(r=None))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -1,0 +1,91 @@
+"""An adapter's configuration made complete from its model, and checked against it."""
+
+from __future__ import annotations
+
+import copy
+
+from accelerate.utils import has_offloaded_params
+from peft.tuners.tuners_utils import check_target_module_exists
+from torch import nn
+
+from .architectures import Architecture, find_vision_encoder, unknown_architecture
+from .config import ReinConfig
+from .queries import find_query_positions
+
+
+LOAD_SEGMENTER = "A segmentation adapter is loaded with rein_hf.from_pretrained, which builds its base model."
+
+
+def complete_config(config: ReinConfig, model: nn.Module, model_config: dict) -> None:
+    """Fill in, in place, what the model's configuration tells and the adapter's does not; check what both tell.
+
+    Args:
+        config ([`ReinConfig`]): the adapter's configuration.
+        model (`nn.Module`): the base model, a vision transformer or a model that contains one.
+        model_config (`dict`): configuration of the base model.
+
+    Raises:
+        ValueError: see [`ReinModel`].
+    """
+    _refuse_disk_without_hooks(model)
+    if config.base_config is None and hasattr(model, "config"):
+        config.base_config = model.config.to_diff_dict()
+    encoder = find_vision_encoder(model)
+    if encoder is not None:
+        architecture, model_config = encoder.architecture, encoder.model.config.to_dict()
+    else:
+        architecture = Architecture(blocks="")  # the blocks are named by target_modules
+        while model_config.get("backbone_config"):
+            model_config = model_config["backbone_config"]
+    if config.target_modules is None:
+        if encoder is None:
+            unknown = unknown_architecture(model_config.get("model_type"))
+            raise ValueError(
+                f"ReinConfig.target_modules is not set and the backbone's {unknown}, or name the list of blocks, "
+                f"e.g. target_modules=['encoder.layer']. {LOAD_SEGMENTER}"
+            )
+        # the whole name: heads and text encoders have lists of blocks too
+        config.target_modules = {encoder.blocks}
+    for name, found in architecture.sizes(model_config).items():
+        made_for = getattr(config, name)
+        if made_for is None:
+            setattr(config, name, found)
+        elif found is not None and made_for != found:
+            raise ValueError(
+                f"This Rein adapter was made for a backbone of {name} {made_for}; found {found}. {LOAD_SEGMENTER}"
+            )
+    if config.hidden_size is None:
+        raise ValueError("ReinConfig.hidden_size is not set and the model's configuration does not tell it.")
+    if config.num_prefix_tokens is None:
+        config.num_prefix_tokens = architecture.num_prefix_tokens(model_config)
+    if not any(is_target(config, name) for name, _ in model.named_modules()):
+        raise ValueError(
+            f"ReinConfig.target_modules is {config.target_modules}; found no module of that name in the "
+            f"{type(model).__name__}. Name the list of blocks, e.g. target_modules=['encoder.layer']."
+        )
+    positions = find_query_positions(model)
+    if config.link_queries and positions is not None and len(positions.weight) != config.num_tokens:
+        raise ValueError(
+            f"ReinConfig.num_tokens is {config.num_tokens}, but the model has {len(positions.weight)} object "
+            "queries. With link_queries=True the tokens are the queries: make both numbers equal, or set "
+            "link_queries=False."
+        )
+
+
+def _refuse_disk_without_hooks(model: nn.Module) -> None:
+    """Refuse a base on which `PeftModel.from_pretrained` would fail: it takes accelerate's hooks off, and looks later
+    for the weights on the disk under the names that the blocks had before Rein."""
+    on_disk = "disk" in (getattr(model, "hf_device_map", None) or {}).values()
+    if on_disk and not any(map(has_offloaded_params, model.modules())):
+        raise ValueError(
+            "The base model has weights on the disk (device_map), and peft cannot load a Rein adapter onto it. Load "
+            "base and adapter first, and call accelerate.disk_offload(model, FOLDER) then."
+        )
+
+
+def is_target(config: ReinConfig, name: str):
+    """Whether the configuration names the module as list of blocks; a match or a boolean, as in peft."""
+    # peft looks for the numbers of layers_to_transform in module names; a list of blocks has none in its name
+    config = copy.copy(config)
+    config.layers_to_transform = None
+    return check_target_module_exists(config, name)
