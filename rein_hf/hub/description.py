@@ -8,12 +8,12 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, HfApi, ModelCard, parse_local_safetensors_file_metadata
 from huggingface_hub.utils import SafetensorsFileMetadata
-from peft import PeftConfig
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
 from ..tuner import ReinConfig, ReinModel
+from .base_config import read_adapter_config
 
 
 CARD_NAME = "README.md"
@@ -109,7 +109,7 @@ def describe(
 
     Raises:
         OSError: there is no adapter.
-        ValueError: it is not one of Rein.
+        ValueError: it is not one of Rein, or its configuration is damaged.
 
     Example:
 
@@ -128,7 +128,7 @@ def describe(
     hub = {"token": token, "cache_dir": cache_dir}
     path = cached_file(pretrained, CONFIG_NAME, revision=revision, **hub)
     commit = extract_commit_hash(path, None) or revision
-    config = PeftConfig.from_pretrained(str(Path(path).parent))
+    config = read_adapter_config(Path(path).parent)
     if not isinstance(config, ReinConfig):
         raise ValueError(f"{pretrained}: {CONFIG_NAME} is a {type(config).__name__}; expected a ReinConfig.")
     card = cached_file(pretrained, CARD_NAME, revision=commit, _raise_exceptions_for_missing_entries=False, **hub)

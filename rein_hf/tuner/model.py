@@ -13,6 +13,7 @@ from .base import NOT_MERGEABLE, ReinTunerLayer
 from .config import ReinConfig
 from .layer import ReinLayer
 from .queries import ReinQueries
+from .recorded import check_model_types, check_recorded
 from .stages import ReinStages
 
 
@@ -32,9 +33,11 @@ class ReinModel(BaseTuner):
         low_cpu_mem_usage (`bool`, defaults to `False`): create the weights on the meta device.
 
     Raises:
-        ValueError: an unknown architecture without `target_modules`; an adapter made for a backbone of another size;
-            as many tokens as queries are needed and the numbers differ; adapters with and without linked queries in
-            one model; several adapters in one batch; on merging.
+        BaseModelError: an adapter of a whole segmenter, put onto something else.
+        ValueError: an unknown architecture without `target_modules`; an adapter made for a backbone of another size,
+            or trained with other classes, another crop or another backbone; as many tokens as queries are needed and
+            the numbers differ; adapters with and without linked queries in one model; several adapters in one batch;
+            on merging.
 
     Example:
 
@@ -56,6 +59,7 @@ class ReinModel(BaseTuner):
 
     def _prepare_adapter_config(self, peft_config: ReinConfig, model_config: dict) -> ReinConfig:
         """Fill in what the backbone's configuration tells; check what the adapter's says of its backbone."""
+        check_model_types(peft_config.base_config, getattr(self.model, "config", None))
         if peft_config.base_config is None and hasattr(self.model, "config"):
             peft_config.base_config = self.model.config.to_diff_dict()
         encoder = find_vision_encoder(self.model)
@@ -100,6 +104,8 @@ class ReinModel(BaseTuner):
                 "queries. With link_queries=True the tokens are the queries: make both numbers equal, or set "
                 "link_queries=False."
             )
+        others = {name: other for name, other in self.peft_config.items() if other is not peft_config}
+        check_recorded(peft_config, self.model, others)
         return peft_config
 
     def _check_new_adapter_config(self, config: ReinConfig) -> None:
