@@ -76,7 +76,6 @@ class SegmenterPeftModel(PeftModel):
             OSError: there is no adapter, or it has no weights.
             ValueError: the adapter was trained with other classes, another crop, another backbone, another head; its
                 file lacks a tensor, or has an unknown or misshapen one; what was downloaded is damaged.
-            BaseModelError: it is an adapter of another kind of segmenter.
         """
         names = ("token", "cache_dir", "local_files_only", "subfolder")
         hub = {name: kwargs.pop(name) for name in names if name in kwargs}
@@ -167,7 +166,8 @@ def name_in_errors(pretrained: str | os.PathLike) -> Iterator[None]:
     except Exception as error:  # a configuration with values of a wrong kind ends in any of a dozen types
         if isinstance(error, ValueError) and str(pretrained) in str(error):
             raise
-        raise ValueError(f"{pretrained} cannot be loaded ({type(error).__name__}): {error}") from error
+        kind = "" if isinstance(error, ValueError) else f" ({type(error).__name__})"
+        raise ValueError(f"{pretrained} cannot be loaded{kind}: {error}") from error
 
 
 # The table of adapted models that a pipeline of transformers knows, and calls others unsupported.

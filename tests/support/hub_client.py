@@ -23,8 +23,12 @@ for line in sys.stdin:
     log.clear()
     seen = {"outputs": None, "error": None}
     function, arguments = json.loads(line)
+    second = arguments.pop("second", None)
     try:
         found = getattr(rein_hf, function)(**arguments)
+        if second:
+            found.load_adapter(second, "second", cache_dir=arguments["cache_dir"])
+            found.set_adapter("second")
         if function == "describe":
             seen["outputs"] = str(found)
         else:
