@@ -140,17 +140,13 @@ def _load_adapter(
         )
     base_config = HEADS[base_type].config.from_dict(config.base_config)
     vit = base_config.backbone_config.backbone_config
-    named = str(backbone or config.base_model_name_or_path or "")
-    weights = {"pretrained_model_name_or_path": named, "revision": None if backbone else config.revision}
-    if backbone is None and (saved := find_backbone(pretrained, folder, **hub)):
-        weights = saved
-    elif not named:
+    saved = None if backbone else find_backbone(pretrained, folder, **hub)
+    source = backbone or saved or config.base_model_name_or_path
+    if not source:
         raise ValueError(f"{pretrained}: the adapter names no backbone; pass backbone=FOLDER_OR_HUB_ID.")
-    source = weights.pop("pretrained_model_name_or_path")
+    weights = {"dtype": placement["dtype"], "revision": None if backbone or saved else config.revision, **hub}
     try:
-        found, state_dict = load_vit(
-            source, vit.image_size, vit.patch_size, dtype=placement["dtype"], **weights, **hub
-        )
+        found, state_dict = load_vit(source, vit.image_size, vit.patch_size, **weights)
     except OSError as error:
         raise OSError(
             f"{pretrained}: its backbone {source} cannot be loaded; pass backbone=FOLDER_OR_HUB_ID. {error}"
@@ -159,6 +155,8 @@ def _load_adapter(
     for name, value in _backbone_signature(found).items():
         if value != made_for[name]:
             raise ValueError(f"{pretrained} was made for a backbone of {name} {made_for[name]}; {source} has {value}.")
+    # under the name that the adapter knows it by: further ones are compared with it
+    named = config.base_model_name_or_path if saved else None
     base = build_from_backbone(named or source, base_config, state_dict, **placement)
     return load_adapter_onto(base, folder, config).eval()
 

@@ -6,8 +6,8 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Any
 
+from huggingface_hub import snapshot_download
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from transformers.utils import CONFIG_NAME as MODEL_CONFIG_NAME
 from transformers.utils import cached_file
@@ -44,8 +44,8 @@ def download_adapter(pretrained: str | os.PathLike, revision: str | None = None,
     return Path(config).parent
 
 
-def find_backbone(pretrained: str | os.PathLike, folder: Path, **hub) -> dict[str, Any] | None:
-    """Where the backbone is that was saved with an adapter, as arguments of `AutoModel.from_pretrained`.
+def find_backbone(pretrained: str | os.PathLike, folder: Path, **hub) -> Path | None:
+    """The local folder of the backbone that was saved with an adapter, downloaded if need be.
 
     Args:
         pretrained: local folder or Hub id of the adapter.
@@ -53,16 +53,17 @@ def find_backbone(pretrained: str | os.PathLike, folder: Path, **hub) -> dict[st
         hub: `token`, `cache_dir`, `local_files_only`.
 
     Returns:
-        `pretrained_model_name_or_path`, and of the Hub `subfolder` and `revision`; `None` if there is no backbone.
+        The folder; `None` if the adapter was saved without backbone.
     """
+    if not Path(pretrained).is_dir():
+        commit = extract_commit_hash(str(folder / CONFIG_NAME), None)
+        name, quietly = f"{BACKBONE_FOLDER}/{MODEL_CONFIG_NAME}", {"_raise_exceptions_for_connection_errors": False}
+        if _cached_file(pretrained, name, commit, **quietly, **hub):
+            # as a folder: of a repository with an adapter, transformers would load the backbone that the adapter names
+            patterns = [f"{BACKBONE_FOLDER}/*.json", f"{BACKBONE_FOLDER}/*.safetensors"]
+            snapshot_download(str(pretrained), revision=commit, allow_patterns=patterns, **hub)
     local = folder / BACKBONE_FOLDER
-    if Path(pretrained).is_dir():
-        found = (local / MODEL_CONFIG_NAME).is_file()
-        return {"pretrained_model_name_or_path": str(local)} if found else None
-    name, commit = f"{BACKBONE_FOLDER}/{MODEL_CONFIG_NAME}", extract_commit_hash(str(folder / CONFIG_NAME), None)
-    if _cached_file(pretrained, name, commit, _raise_exceptions_for_connection_errors=False, **hub) is None:
-        return None
-    return {"pretrained_model_name_or_path": str(pretrained), "subfolder": BACKBONE_FOLDER, "revision": commit}
+    return local if (local / MODEL_CONFIG_NAME).is_file() else None
 
 
 def _cached_file(pretrained: str | os.PathLike, name: str, revision: str | None, **hub) -> str | None:
