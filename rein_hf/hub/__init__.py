@@ -1,5 +1,4 @@
-"""An adapter on the Hub and on the disk: downloaded and checked, described, put onto its base model, and its model
-card."""
+"""An adapter on the Hub and on the disk: downloaded, checked, described, put onto its base model; its model card."""
 
 from .base_config import read_adapter_config, with_base_config
 from .card import Facts, read_facts, render_card
