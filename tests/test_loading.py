@@ -2,17 +2,17 @@
 
 import json
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ViTConfig, ViTModel, pipeline
 from transformers.utils import logging as transformers_logging
 
 import rein_hf
 from rein_hf import ReinConfig, ViTPyramidConfig
+from tests.support.adapters import change_tensors
 from tests.support.models import perturb
 from tests.support.runs import HEAD
 
@@ -21,12 +21,6 @@ def logits(model, pixel_values) -> torch.Tensor:
     with torch.no_grad():
         output = model.eval().requires_grad_(False)(pixel_values=pixel_values)
     return torch.cat([output.class_queries_logits.flatten(), output.masks_queries_logits.flatten()])
-
-
-def change_tensors(folder: Path, change) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    change(tensors)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 # With its backbone
@@ -108,7 +102,7 @@ def test_what_is_saved_from_inside_an_adapted_model_is_refused(rein_model, tmp_p
 )
 def test_whole_segmenters_that_are_not_whole_are_refused(segmenter, tmp_path, change, message):
     segmenter.save_pretrained(tmp_path / "whole")
-    change_tensors(tmp_path / "whole", change)
+    change_tensors(tmp_path / "whole", change, "model.safetensors")
     with pytest.raises(ValueError, match=f"whole .*{message}"):
         rein_hf.from_pretrained(tmp_path / "whole")
 

@@ -1,18 +1,15 @@
 """rein_hf.hub.peft_model: further adapters of a model fit it and are whole, or are refused and leave it as it was."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel
-from safetensors.torch import load_file, save_file
-from transformers import pipeline
+from peft import LoraConfig
 
 import rein_hf
 from rein_hf.hub import SegmenterPeftModel
-from rein_hf.tuner.recorded import BaseModelError, check_model_types
+from tests.support.adapters import change_config, change_tensors
 from tests.support.models import perturb
 from tests.support.runs import HEAD
 
@@ -55,22 +52,6 @@ def day(saved) -> Path:
 def night(saved, tmp_path) -> Path:
     """A copy of `night` to be changed."""
     return Path(shutil.copytree(saved / "night", tmp_path / "night"))
-
-
-def change_tensors(folder: Path, change) -> None:
-    path = folder / "adapter_model.safetensors"
-    tensors = load_file(path)
-    change(tensors)
-    save_file(tensors, path)
-
-
-def change_config(folder: Path, *keys: str, value) -> None:
-    path = folder / "adapter_config.json"
-    config = place = json.loads(path.read_text())
-    for key in keys[:-1]:
-        place = place[key]
-    place[keys[-1]] = value
-    path.write_text(json.dumps(config))
 
 
 VIT = ("base_config", "backbone_config", "backbone_config")
@@ -157,28 +138,6 @@ def test_after_a_refusal_the_name_is_free(day, night, pixel_values, tmp_path):
     assert torch.equal(logits(model, pixel_values), logits(rein_hf.from_pretrained(night), pixel_values))
 
 
-# The same adapters where peft and transformers load them: what Rein itself compares
-
-
-@pytest.fixture(scope="module")
-def base(vit_folder):
-    return rein_hf.build_segmenter(
-        vit_folder, {0: "road", 1: "car", 2: "sky"}, image_size=64, num_queries=8, head=HEAD
-    )
-
-
-@pytest.mark.parametrize("fault", ["other names of classes", "another crop", "another head"])
-def test_they_are_refused_by_every_way_of_peft_and_transformers(model, base, night, fault):
-    change, message = FAULTS[fault]
-    change(night)
-    with pytest.raises(ValueError, match=message):
-        PeftModel.load_adapter(model, str(night), "night")
-    with pytest.raises(ValueError, match=message):
-        PeftModel.from_pretrained(base, str(night))
-    with pytest.raises(ValueError, match=message):
-        base.load_adapter(str(night))
-
-
 def test_losses_may_differ(day, night, pixel_values):
     for key, value in {"dice_weight": 7.0, "train_num_points": 7, "dropout": 0.7}.items():
         change_config(night, "base_config", key, value=value)
@@ -250,21 +209,6 @@ def test_what_is_no_adapter(model, vit_folder, tmp_path):
         model.load_adapter(vit_folder, "night")
     with pytest.raises(OSError, match="nowhere"):
         model.load_adapter(tmp_path / "nowhere", "night")
-
-
-# An adapter of a segmenter where only its backbone is
-
-
-def test_a_pipeline_of_an_adapters_folder_says_what_loads_it(day):
-    with pytest.raises(BaseModelError, match=r"^Use rein_hf\.from_pretrained to load this adapter"):
-        pipeline("image-segmentation", model=str(day))
-
-
-def test_adapters_of_a_bare_backbone_are_not_compared(base):
-    check_model_types({"model_type": "dinov2"}, base.config)
-    check_model_types(None, base.config)
-    with pytest.raises(BaseModelError):
-        check_model_types(base.config.to_dict(), base.config.backbone_config)
 
 
 # From the Hub
