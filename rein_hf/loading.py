@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .backbone import load_vit
@@ -158,7 +160,31 @@ def _load_adapter(
     # under the name that the adapter knows it by: further ones are compared with it
     named = config.base_model_name_or_path if saved else None
     base = build_from_backbone(named or source, base_config, state_dict, **placement)
+    _check_head_is_held(pretrained, folder, base, linked=getattr(config, "link_queries", False))
     return load_adapter_onto(base, folder, config).eval()
+
+
+def _check_head_is_held(pretrained: str | os.PathLike, folder: Path, base: PreTrainedModel, linked: bool) -> None:
+    """The head of `base` is new: an adapter that was saved without it would leave it random.
+
+    Raises:
+        ValueError: the adapter lacks tensors of the head.
+    """
+    head = HEADS[base.config.model_type]
+    with safe_open(folder / SAFETENSORS_WEIGHTS_NAME, "pt") as file:
+        held = {name.removeprefix("base_model.model.") for name in file.keys()}
+    replaced = tuple(f"{name}.weight" for name in head.queries) if linked else ()
+    lacking = [
+        name
+        for name, _ in base.named_parameters()
+        if name not in held and not name.startswith(f"{head.backbone}.") and not name.endswith(replaced)
+    ]
+    if lacking:
+        raise ValueError(
+            f"{pretrained}: {SAFETENSORS_WEIGHTS_NAME} lacks {len(lacking)} tensors of the segmentation head: "
+            f"{', '.join(lacking[:3])} ... Rein is saved with its head if it was added by rein_hf.add_rein, or with "
+            "modules_to_save=rein_hf.HEAD_MODULES."
+        )
 
 
 def _backbone_signature(vit: PreTrainedConfig) -> dict[str, Any]:

@@ -119,8 +119,9 @@ def add_adapter(model: PreTrainedModel, config: PeftConfig, adapter_name: str = 
     """
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise ValueError(
-            "The model has an adapter already. For a further one of the same method call load_adapter or add_adapter "
-            "of the model that add_rein returned; otherwise take the first one out with its unload()."
+            "The model has an adapter already, which would not be saved with the new one. Load further ones by "
+            "model.load_adapter(FOLDER, NAME) of the model that add_rein returned, or take the first one out with its "
+            "unload()."
         )
     linked = isinstance(config, ReinConfig) and config.link_queries
     head = head_of(model.config.model_type)

@@ -5,13 +5,14 @@ import warnings
 
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ViTConfig, ViTModel, pipeline
 from transformers.utils import logging as transformers_logging
 
 import rein_hf
 from rein_hf import ReinConfig, ViTPyramidConfig
+from rein_hf.hub import with_base_config
 from tests.support.adapters import change_tensors
 from tests.support.models import perturb
 from tests.support.runs import HEAD
@@ -113,6 +114,14 @@ def test_classes_of_whole_segmenters_are_checked(segmenter, tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "id2label": {"1": "road", "2": "sky"}}))
     with pytest.raises(ValueError, match="whole: id2label in config.json has the ids 1, 2; expected 0 to 1"):
         rein_hf.from_pretrained(tmp_path / "whole")
+
+
+def test_an_adapter_without_its_head_is_refused(build, tmp_path):
+    get_peft_model(
+        build(), with_base_config(ReinConfig(r=4, num_tokens=8), build().config.to_diff_dict())
+    ).save_pretrained(tmp_path / "headless")
+    with pytest.raises(ValueError, match=r"headless: .* lacks 92 tensors of the segmentation head: "):
+        rein_hf.from_pretrained(tmp_path / "headless")
 
 
 # Configurations of other versions, and of other encodings

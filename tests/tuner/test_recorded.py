@@ -89,9 +89,7 @@ def test_a_second_adapter_of_another_backbone_is_refused_by_peft_and_by_transfor
 
 
 def test_a_segmenters_adapter_on_its_bare_backbone_says_what_loads_it(saved, vit_folder):
-    message = (
-        r"^Use rein_hf\.from_pretrained to load this adapter: it belongs to a whole segmenter, mask2former on"
-    )
+    message = r"^Use rein_hf\.from_pretrained to load this adapter: it belongs to a whole segmenter, mask2former on"
     with pytest.raises(BaseModelError, match=message):
         PeftModel.from_pretrained(AutoModel.from_pretrained(vit_folder), str(saved))
     with pytest.raises(BaseModelError, match=message):
