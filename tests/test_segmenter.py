@@ -170,9 +170,9 @@ def test_auto_peft_model_cannot_know_the_base_and_says_what_can(rein_model, vit_
     ("id2label", "message"),
     [
         ({1: "road", 2: "sky"}, "^id2label has the ids 1, 2; expected 0 to 1"),
-        ({0: "road", 1: "road"}, r"^id2label calls the classes \[0, 1\] all 'road'"),
-        ({index: str(index) for index in range(256)}, "^id2label has 256 classes; expected 1 to 255"),
-        ({}, "^id2label has 0 classes"),
+        ({0: "road", 1: "road"}, "^id2label.*'road'"),
+        ({index: str(index) for index in range(256)}, "^id2label.* 256 classes; expected 1 to 255"),
+        ({}, "^id2label.* 0 classes"),
         (["road"], "^id2label is .*expected a name for each id"),
     ],
 )

@@ -211,10 +211,10 @@ def test_names_of_classes(convert, tmp_path, checkpoint, backbone, encoding):
     [
         ('{"0": "a"}', "--id2label names classes 0 to 0; the checkpoint has classes 0 to 18"),
         ('{"1": "a", "2": "b"}', "--id2label has the ids 1, 2; expected 0 to 1"),
-        ('{"0": "a", "1": "a"}', r"--id2label calls the classes \[0, 1\] all 'a'"),
+        ('{"0": "a", "1": "a"}', "--id2label.*'a'"),
         ('["a"]', "--id2label is .*expected a name for each id"),
         (b'{"0": "Stra\xdfe"}', "names.json'; expected JSON in UTF-8, or a file of it, .*'utf-8' codec"),
-        (json.dumps({index: str(index) for index in range(300)}), "--id2label has 300 classes; expected 1 to 255"),
+        (json.dumps({index: str(index) for index in range(300)}), "--id2label.* 300 classes; expected 1 to 255"),
     ],
 )
 def test_names_that_are_refused(tmp_path, names, message):
