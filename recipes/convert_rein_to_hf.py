@@ -45,7 +45,8 @@ from transformers.utils import logging as transformers_logging
 import rein_hf
 from rein_hf import ReinConfig, ViTPyramidConfig
 from rein_hf.backbone import resample_to
-from rein_hf.labels import CITYSCAPES_CLASSES
+from rein_hf.hub import download_adapter, find_backbone
+from rein_hf.labels import CITYSCAPES_CLASSES, class_names_of
 from rein_hf.reference import (
     BACKBONE_NAMES,
     REIN_AND_HEAD_NAMES,
@@ -143,7 +144,8 @@ def convert_to_reference(args: ConversionArguments) -> None:
             f"{args.checkpoint} refines some blocks only or has no softmax: their files cannot tell that."
         )
     adapter, vit_weights = split_tensors(model)
-    mask_token = AutoModel.from_pretrained(args.backbone or config.base_model_name_or_path).embeddings.mask_token
+    backbone = args.backbone or find_backbone(args.checkpoint, download_adapter(args.checkpoint))
+    mask_token = AutoModel.from_pretrained(backbone or config.base_model_name_or_path).embeddings.mask_token
     if mask_token is not None:
         vit_weights["embeddings.mask_token"] = mask_token.detach()
     rein_and_head, unknown = to_reference(adapter, REIN_AND_HEAD_NAMES)
@@ -271,18 +273,21 @@ def segmenter_arguments(args: ConversionArguments, tensors: Tensors, vit: Dinov2
 
 
 def id2label(given: str | None, classes: int) -> dict[int, str]:
-    names = dict(enumerate(CITYSCAPES_CLASSES))
+    names = CITYSCAPES_CLASSES
     if given:
-        text = Path(given).read_text() if os.path.isfile(given) else given
         try:
-            names = {int(index): str(name) for index, name in json.loads(text).items()}
-        except (ValueError, AttributeError) as error:
+            is_file = os.path.isfile(given)
+            values = json.loads(Path(given).read_text(encoding="utf-8-sig") if is_file else given)
+        except ValueError as error:
             raise ValueError(
-                f'--id2label is {given!r}; expected JSON, or a file of it, {{"0": "road", ...}}.'
+                f'--id2label is {given!r}; expected JSON in UTF-8, or a file of it, {{"0": "road", ...}} ({error}).'
             ) from error
-    if sorted(names) != list(range(classes)):
-        raise ValueError(f"--id2label names classes {sorted(names)}; the checkpoint has classes 0 to {classes - 1}.")
-    return names
+        names = class_names_of(values, "--id2label")
+    if len(names) != classes:
+        raise ValueError(
+            f"--id2label names classes 0 to {len(names) - 1}; the checkpoint has classes 0 to {classes - 1}."
+        )
+    return dict(enumerate(names))
 
 
 def check_names(

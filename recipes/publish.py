@@ -4,14 +4,15 @@
         --evaluation EVALUATION/results.json --sample overlay.png [--push true]
 
 Renders the card and shows what would be uploaded; with `--push true` uploads it (log in first: `hf auth login`). Of
-the folder go the configuration, the weights (safetensors alone) and the image processor, nothing else, and no local
-path.
+the adapter's folder three files are uploaded: the configuration, without any local path in it, the weights
+(safetensors) and the image processor.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from transformers.utils import IMAGE_PROCESSOR_NAME
 
 import rein_hf
 from rein_hf.hub import Facts, read_facts, render_card
+from rein_hf.images import open_image
 
 
 TEMPLATE = Path(__file__).parents[1] / "hub_cards" / "template.md"
@@ -56,10 +58,10 @@ def main(args: PublishArguments) -> dict[str, int]:
     if args.card:
         Path(args.card).write_bytes(files["README.md"])
     sizes = {name: len(body) for name, body in files.items()}
-    left = sorted(path.name + "/" * path.is_dir() for path in adapter.iterdir() if path.name not in files)
+    stays = sorted(path.name + "/" * path.is_dir() for path in adapter.iterdir() if path.name not in files)
     for name, size in sizes.items():
         print(f"{size:>12,} bytes  {name}")
-    print(f"{sum(sizes.values()):>12,} bytes  in all, to {args.repo}. Stays here: {', '.join(left) or 'nothing'}.")
+    print(f"{sum(sizes.values()):>12,} bytes  in all, to {args.repo}. Stays here: {', '.join(stays) or 'nothing'}.")
     if not args.push:
         print("Nothing uploaded; add --push true.")
         return sizes
@@ -102,10 +104,10 @@ def published_config(content: bytes, facts: Facts) -> bytes:
     """adapter_config.json with the backbone's Hub id in the place of every local path."""
     config = json.loads(content)
     config["base_model_name_or_path"] = facts.backbone["id"]
-    place = config["base_config"]
-    while isinstance(place, dict):
-        place.pop("_name_or_path", None)
-        place = place.get("backbone_config")
+    inner = config["base_config"]
+    while isinstance(inner, dict):
+        inner.pop("_name_or_path", None)
+        inner = inner.get("backbone_config")
     return json.dumps(config, indent=2, sort_keys=True).encode()
 
 
@@ -117,7 +119,7 @@ def read_results(paths: list[str], model: str | None, adapter: Path) -> dict[str
     """
     results = {}
     for path in paths:
-        models = json.loads(Path(path).read_text())
+        models = _read_json(Path(path))
         named = [model] if model else [name for name in models if Path(name).resolve() == adapter.resolve()]
         if len(named) != 1 or named[0] not in models:
             raise ValueError(f"{path} holds {sorted(models)}; expected {model or adapter}. Name it with --model.")
@@ -130,9 +132,19 @@ def read_results(paths: list[str], model: str | None, adapter: Path) -> dict[str
     return results
 
 
+def _read_json(path: Path) -> dict[str, dict]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON in UTF-8 ({error}); expected a results.json of evaluate.py.") from error
+    if not isinstance(found, dict) or not all(isinstance(results, dict) for results in found.values()):
+        raise ValueError(f"{path} holds no results by model and domain; expected a results.json of evaluate.py.")
+    return found
+
+
 def sample_picture(path: Path) -> bytes:
-    """A JPEG of moderate size, without what the camera wrote into the file (places among them)."""
-    picture = Image.open(path).convert("RGB")
+    """A JPEG of moderate size, upright, without what the camera wrote into the file (places among them)."""
+    picture = open_image(path)
     picture.thumbnail((SAMPLE_WIDTH, SAMPLE_WIDTH))
     content = io.BytesIO()
     Image.frombytes("RGB", picture.size, picture.tobytes()).save(content, "JPEG", quality=88)
@@ -140,4 +152,7 @@ def sample_picture(path: Path) -> bytes:
 
 
 if __name__ == "__main__":
-    main(*HfArgumentParser(PublishArguments).parse_args_into_dataclasses())
+    try:
+        main(*HfArgumentParser(PublishArguments, description=__doc__).parse_args_into_dataclasses())
+    except (OSError, ValueError) as error:
+        sys.exit(f"publish: {error}")

@@ -132,6 +132,28 @@ def check_class_names(names: Sequence[str], source: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+def class_names_of(id2label: Mapping[int | str, str], where: str) -> tuple[str, ...]:
+    """The names of classes in the order of their ids, checked as by [`check_class_names`].
+
+    Args:
+        id2label: name of each class, by its id; an id may be text, as in JSON.
+        where (`str`): what gave it, for the message.
+
+    Raises:
+        ValueError: ids are not 0 to n - 1, each once; names are not as they should be.
+    """
+    try:
+        by_id = {int(str(key)): name for key, name in id2label.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{where} is {id2label!r}; expected a name for each id: {{0: 'road', ...}}.") from error
+    if sorted(by_id) != list(range(len(id2label))):
+        raise ValueError(
+            f"{where} has the ids {', '.join(map(str, id2label))}; expected 0 to {max(len(id2label) - 1, 0)}, each "
+            "once: the model numbers its classes from 0."
+        )
+    return check_class_names([by_id[index] for index in range(len(by_id))], where)
+
+
 def id_table(class_of_id: Mapping[int, int], known: Iterable[int] = ()) -> np.ndarray:
     """An id table, (256,) int16: the class of each id in `class_of_id`, 255 for other `known` ids, -1 for the rest."""
     table = np.full(256, -1, np.int16)

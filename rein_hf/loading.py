@@ -1,4 +1,4 @@
-"""A segmenter from what was saved of it: an adapter and its backbone, or the whole. Knows most of its siblings."""
+"""A segmenter, loaded from what was saved of it: an adapter and its backbone, or the whole segmenter."""
 
 from __future__ import annotations
 
@@ -7,12 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .backbone import load_vit
 from .head import HEADS, head_of
-from .hub import download_adapter, load_adapter_onto, name_in_errors, read_adapter_config
+from .hub import (
+    SegmenterPeftModel,
+    download_adapter,
+    find_backbone,
+    load_adapter_onto,
+    name_in_errors,
+    read_adapter_config,
+)
+from .labels import class_names_of
 from .segmenter import build_from_backbone, quiet_transformers, use_paper_loss_and_fast_modules
 from .tuner.architectures import ARCHITECTURES
 
@@ -28,12 +37,22 @@ def from_pretrained(
     token: str | bool | None = None,
     cache_dir: str | os.PathLike | None = None,
     local_files_only: bool = False,
-) -> PeftModel | PreTrainedModel:
-    """A model ready to segment, from an adapter and the backbone's checkpoint that it names.
+) -> SegmenterPeftModel | PreTrainedModel:
+    """A model ready to segment, from what was saved of it.
+
+    | saved by | the folder holds | to load it, this is needed too |
+    |---|---|---|
+    | `model.save_pretrained(FOLDER)` of a model with an adapter | Rein and head, some MB | the backbone's checkpoint |
+    | `model.save_pretrained(FOLDER, with_backbone=True)` of it | Rein, head and backbone | nothing |
+    | `model.save_pretrained(FOLDER)` of one without, from [`build_segmenter`] | the whole segmenter | nothing |
+
+    Each of them comes back bit for bit. Rein cannot be merged into the backbone's weights, so that a tuned segmenter
+    is always an adapter on a backbone: what `model.get_base_model().save_pretrained` writes is refused.
 
     Args:
-        pretrained: folder or Hub id of a Rein adapter (Rein and head, some MB), or of a whole segmenter.
-        backbone (*optional*): folder or Hub id of the backbone's checkpoint, instead of the one the adapter names.
+        pretrained: folder or Hub id of an adapter, or of a whole segmenter.
+        backbone (*optional*): folder or Hub id of the backbone's checkpoint, instead of the one that was saved with
+            the adapter, or that it names. A whole segmenter has its own.
         revision (`str`, *optional*): branch, tag or commit of `pretrained`.
         dtype: of the weights.
         device_map (*optional*): where they go, e.g. "cuda" or "auto"; see accelerate. The CPU by default.
@@ -41,15 +60,15 @@ def from_pretrained(
         token, cache_dir, local_files_only: of the Hub, for adapter and backbone.
 
     Returns:
-        The model in eval mode: a `PeftModel` around a `Mask2FormerForUniversalSegmentation` (or another of
-        [`rein_hf.head.heads`]), or that alone. Either has the paper's loss:
-        `Mask2FormerForUniversalSegmentation.from_pretrained` of a whole model gives the same weights with
-        transformers' own.
+        The model in eval mode: a `SegmenterPeftModel` (peft's `PeftModel`, which loads no adapter by halves) around a
+        `Mask2FormerForUniversalSegmentation`, or another of [`rein_hf.head.heads`], or that alone. Either has the
+        paper's loss: `Mask2FormerForUniversalSegmentation.from_pretrained` of a whole model gives the same weights
+        with transformers' own.
 
     Raises:
         ValueError: the adapter is not Rein's, or records no base model; the backbone is of another kind or size; a
             downloaded file is not what the Hub announced; a file is damaged, or holds other tensors than the model
-            has.
+            has; the classes are not numbered from 0, each with a name of its own.
         OSError: adapter or backbone cannot be found.
 
     Example:
@@ -71,17 +90,39 @@ def from_pretrained(
     placement = {"dtype": dtype, "device_map": device_map, "attn_implementation": attention}
     # the few MB first: what is wrong with them is told before the backbone is downloaded
     folder = download_adapter(pretrained, revision, **hub)
-    if folder is None:
-        values, _ = PreTrainedConfig.get_config_dict(pretrained, revision=revision, **hub)
-        if not values:
-            raise OSError(
-                f"{pretrained} has neither an adapter_config.json, of an adapter, nor a segmenter's config.json."
-            )
-        head = head_of(values.get("model_type"), f"{pretrained}: model_type in config.json")
-        model = head.model.from_pretrained(pretrained, revision=revision, **placement, **hub)
-        return use_paper_loss_and_fast_modules(model).eval()
-    with name_in_errors(pretrained):
+    with name_in_errors(pretrained), quiet_transformers():
+        if folder is None:
+            return _load_whole(pretrained, revision, placement, hub)
         return _load_adapter(pretrained, folder, backbone, placement, hub)
+
+
+def _load_whole(
+    pretrained: str | os.PathLike, revision: str | None, placement: dict[str, Any], hub: dict[str, Any]
+) -> PreTrainedModel:
+    """The segmenter that was saved as a whole."""
+    values, _ = PreTrainedConfig.get_config_dict(pretrained, revision=revision, **hub)
+    if not values:
+        raise OSError(
+            f"{pretrained} has neither an adapter_config.json, of an adapter, nor a segmenter's config.json."
+        )
+    head = head_of(values.get("model_type"), f"{pretrained}: model_type in config.json")
+    class_names_of(head.config.from_dict(values).id2label, f"{pretrained}: id2label in config.json")
+    model, report = head.model.from_pretrained(
+        pretrained, revision=revision, output_loading_info=True, **placement, **hub
+    )
+    missing, unknown = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    if missing or unknown:
+        of_adapter = any(".base_layer." in name or ".original_module." in name for name in unknown)
+        hint = (
+            "It was saved from inside a model with an adapter, without what is needed to load it: save the model "
+            "itself, model.save_pretrained(FOLDER, with_backbone=True), not its get_base_model()."
+        )
+        raise ValueError(
+            f"{pretrained} is not the segmenter that its config.json describes: it lacks {len(missing)} tensors "
+            f"({', '.join(missing[:3])} ...) and has {len(unknown)} unknown ones ({', '.join(unknown[:3])} ...). "
+            f"{hint if of_adapter else 'Save it again, by model.save_pretrained(FOLDER).'}"
+        )
+    return use_paper_loss_and_fast_modules(model).eval()
 
 
 def _load_adapter(
@@ -90,7 +131,7 @@ def _load_adapter(
     backbone: str | os.PathLike | None,
     placement: dict[str, Any],
     hub: dict[str, Any],
-) -> PeftModel:
+) -> SegmenterPeftModel:
     """The model that the adapter in a folder was saved from."""
     config = read_adapter_config(folder)
     base_type = (config.base_config or {}).get("model_type")
@@ -99,26 +140,51 @@ def _load_adapter(
             f"{pretrained}: adapter_config.json is a {type(config).__name__} on a base model of type {base_type!r}; "
             f"expected an adapter of {', '.join(HEADS)}. Load other adapters with peft."
         )
-    with quiet_transformers():
-        base_config = HEADS[base_type].config.from_dict(config.base_config)
+    base_config = HEADS[base_type].config.from_dict(config.base_config)
     vit = base_config.backbone_config.backbone_config
-    named = backbone or config.base_model_name_or_path
-    if not named:
+    saved = None if backbone else find_backbone(pretrained, folder, **hub)
+    source = backbone or saved or config.base_model_name_or_path
+    if not source:
         raise ValueError(f"{pretrained}: the adapter names no backbone; pass backbone=FOLDER_OR_HUB_ID.")
-    weights = {"dtype": placement["dtype"], "revision": None if backbone else config.revision, **hub}
+    weights = {"dtype": placement["dtype"], "revision": None if backbone or saved else config.revision, **hub}
     try:
-        found, state_dict = load_vit(named, vit.image_size, vit.patch_size, **weights)
+        found, state_dict = load_vit(source, vit.image_size, vit.patch_size, **weights)
     except OSError as error:
         raise OSError(
-            f"{pretrained}: its backbone {named} cannot be loaded; pass backbone=FOLDER_OR_HUB_ID. {error}"
+            f"{pretrained}: its backbone {source} cannot be loaded; pass backbone=FOLDER_OR_HUB_ID. {error}"
         ) from error
     made_for = _backbone_signature(vit)
     for name, value in _backbone_signature(found).items():
         if value != made_for[name]:
-            raise ValueError(f"{pretrained} was made for a backbone of {name} {made_for[name]}; {named} has {value}.")
-    base = build_from_backbone(named, base_config, state_dict, **placement)
-    with quiet_transformers():
-        return load_adapter_onto(base, folder, config).eval()
+            raise ValueError(f"{pretrained} was made for a backbone of {name} {made_for[name]}; {source} has {value}.")
+    # under the name that the adapter knows it by: further ones are compared with it
+    named = config.base_model_name_or_path if saved else None
+    base = build_from_backbone(named or source, base_config, state_dict, **placement)
+    _check_head_is_held(pretrained, folder, base, linked=getattr(config, "link_queries", False))
+    return load_adapter_onto(base, folder, config).eval()
+
+
+def _check_head_is_held(pretrained: str | os.PathLike, folder: Path, base: PreTrainedModel, linked: bool) -> None:
+    """The head of `base` is new: an adapter that was saved without it would leave it random.
+
+    Raises:
+        ValueError: the adapter lacks tensors of the head.
+    """
+    head = HEADS[base.config.model_type]
+    with safe_open(folder / SAFETENSORS_WEIGHTS_NAME, "pt") as file:
+        held = {name.removeprefix("base_model.model.") for name in file.keys()}
+    replaced = tuple(f"{name}.weight" for name in head.queries) if linked else ()
+    lacking = [
+        name
+        for name, _ in base.named_parameters()
+        if name not in held and not name.startswith(f"{head.backbone}.") and not name.endswith(replaced)
+    ]
+    if lacking:
+        raise ValueError(
+            f"{pretrained}: {SAFETENSORS_WEIGHTS_NAME} lacks {len(lacking)} tensors of the segmentation head: "
+            f"{', '.join(lacking[:3])} ... Rein is saved with its head if it was added by rein_hf.add_rein, or with "
+            "modules_to_save=rein_hf.HEAD_MODULES."
+        )
 
 
 def _backbone_signature(vit: PreTrainedConfig) -> dict[str, Any]:

@@ -10,14 +10,21 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model
-from transformers import Mask2FormerForUniversalSegmentation, PreTrainedConfig, PreTrainedModel
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import (
+    Mask2FormerConfig,
+    Mask2FormerForUniversalSegmentation,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from .backbone import ViTPyramidConfig, load_vit
 from .head import ReinCriterion, head_of, use_fast_modules
-from .hub import with_base_config
+from .hub import SegmenterPeftModel, with_base_config
 from .inference import ReinImageProcessor
+from .labels import class_names_of
 from .tuner import ReinConfig
 
 
@@ -36,7 +43,7 @@ def build_segmenter(
     Args:
         pretrained: local folder or Hub id of a checkpoint, e.g. "facebook/dinov2-large"; of another kind of vision
             transformer if it is one of `tuner.architectures.ARCHITECTURES`, alone or as a part of a CLIP, a SAM, ...
-        id2label (`dict[int, str]`): name of each class, by its id from 0.
+        id2label (`dict[int, str]`): name of each class, by its id: 0 to n - 1, at most 255 classes, no name twice.
         image_size (`int`): side in pixels of the training crops; position embeddings are resampled to it. Other
             sizes work as well.
         patch_size (`int`): side in pixels of a patch; the patch embedding is resampled to it. 16 for a hierarchical
@@ -46,6 +53,11 @@ def build_segmenter(
         head (`dict`, *optional*): further arguments of `Mask2FormerConfig`, for heads of other sizes; with
             `model_type` "upernet" of `UperNetConfig`, for a light head without queries. See [`rein_hf.head.heads`].
         kwargs: `dtype`, float32 by default; `revision`, `token`, `cache_dir`, `local_files_only` of the checkpoint.
+
+    Raises:
+        ValueError: classes are not numbered from 0, are too many, or share a name; the checkpoint holds no known
+            vision transformer, or lacks weights; sizes do not fit each other; the head is unknown.
+        OSError: the checkpoint cannot be found.
 
     Example:
 
@@ -57,6 +69,7 @@ def build_segmenter(
 
     ```
     """
+    names = class_names_of(id2label, "id2label")
     kwargs.setdefault("dtype", torch.float32)
     arguments = dict(head or {})
     kind = head_of(arguments.pop("model_type", "mask2former"), "model_type of the head")
@@ -66,13 +79,15 @@ def build_segmenter(
     with quiet_transformers():
         config = kind.config(
             backbone_config=ViTPyramidConfig(backbone_config=vit_config, out_indices=out_indices),
-            id2label=id2label,
+            id2label=dict(enumerate(names)),
             **{**kind.arguments, **arguments},
         )
     return build_from_backbone(pretrained, config, state_dict, dtype=kwargs["dtype"])
 
 
-def add_rein(model: PreTrainedModel, config: ReinConfig | None = None, adapter_name: str = "default") -> PeftModel:
+def add_rein(
+    model: PreTrainedModel, config: ReinConfig | None = None, adapter_name: str = "default"
+) -> SegmenterPeftModel:
     """The model with Rein and its head trainable and everything else frozen.
 
     Args:
@@ -80,29 +95,43 @@ def add_rein(model: PreTrainedModel, config: ReinConfig | None = None, adapter_n
         config ([`ReinConfig`], *optional*): the paper's by default, with as many tokens as the model has queries. The
             head is added to its `modules_to_save`. On a head without queries the tokens are not linked.
         adapter_name (`str`): name of the adapter.
+
+    Raises:
+        ValueError: the model has an adapter already; see [`ReinModel`] for what does not fit each other.
     """
     config = copy.copy(config) or ReinConfig(num_tokens=getattr(model.config, "num_queries", ReinConfig.num_tokens))
     config.link_queries = config.link_queries and head_of(model.config.model_type).classifies_masks
     return add_adapter(model, config, adapter_name)
 
 
-def add_adapter(model: PreTrainedModel, config: PeftConfig, adapter_name: str = "default") -> PeftModel:
+def add_adapter(model: PreTrainedModel, config: PeftConfig, adapter_name: str = "default") -> SegmenterPeftModel:
     """The model with an adapter of any method of peft, e.g. a LoRA to compare Rein with. The adapter and the head are
     trainable, everything else is frozen.
 
     Args:
         model: from [`build_segmenter`].
-        config (`PeftConfig`): the head is added to its `modules_to_save`, its queries too where Rein does not make
-            them.
+        config (`PeftConfig`): a copy of it is used; the head is added to its `modules_to_save`, its queries too where
+            Rein does not make them.
         adapter_name (`str`): name of the adapter.
+
+    Raises:
+        ValueError: the model has an adapter already, which would not be saved with the new one.
     """
+    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise ValueError(
+            "The model has an adapter already, which would not be saved with the new one. Load further ones by "
+            "model.load_adapter(FOLDER, NAME) of the model that add_rein returned, or take the first one out with its "
+            "unload()."
+        )
     linked = isinstance(config, ReinConfig) and config.link_queries
     head = head_of(model.config.model_type)
+    config = with_base_config(config, model.config.to_diff_dict())
     config.modules_to_save = sorted(
         {*(config.modules_to_save or []), *head.modules, *(() if linked else head.queries)}
     )
+    config.base_model_name_or_path = model.name_or_path or None
     with quiet_transformers():
-        return get_peft_model(model, with_base_config(config, model.config.to_diff_dict()), adapter_name=adapter_name)
+        return SegmenterPeftModel(model, config, adapter_name)
 
 
 def build_image_processor(patch_size: int = 16) -> ReinImageProcessor:
@@ -149,8 +178,8 @@ def use_paper_loss_and_fast_modules(model: PreTrainedModel) -> PreTrainedModel:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Without the list of the new head's tensors as missing, the warning of a backbone that Mask2Former does not list,
-    a second progress bar, and peft's use of a name that transformers has deprecated."""
+    """Silences, in its block, what transformers and peft say about models that are as they should be: the list of the
+    new head's tensors as missing, a second progress bar, a deprecated name that peft uses."""
     verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -162,3 +191,7 @@ def quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bar:
             transformers_logging.enable_progress_bar()
+
+
+# Without this, every Mask2Former on our backbone is called unsupported in a warning.
+Mask2FormerConfig.backbones_supported = [*Mask2FormerConfig.backbones_supported, ViTPyramidConfig.model_type]

@@ -10,12 +10,13 @@ import pytest
 import torch
 from peft import AutoPeftModel, PeftModel, get_peft_model
 from safetensors import safe_open
-from transformers import AutoImageProcessor, Dinov2Config, Dinov2Model, Mask2FormerForUniversalSegmentation
+from transformers import AutoImageProcessor, AutoModel, Dinov2Config, Dinov2Model, Mask2FormerForUniversalSegmentation
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
 import rein_hf
 from rein_hf import ReinConfig, ReinLayer
 from rein_hf.tuner import ReinQueries
+from rein_hf.tuner.recorded import BaseModelError
 from tests.support.models import perturb
 
 
@@ -155,11 +156,35 @@ def test_unload_keeps_the_trained_head_on_the_plain_backbone(rein_model, build):
     assert not torch.equal(state["class_predictor.weight"], plain["class_predictor.weight"])
 
 
-def test_auto_peft_model_cannot_know_the_base_and_says_what_can(rein_model, tmp_path):
+def test_auto_peft_model_cannot_know_the_base_and_says_what_can(rein_model, vit_folder, tmp_path):
     """The adapter names a DINOv2; around it AutoPeftModel builds a Mask2Former of the default configuration."""
     rein_model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="hidden_size 32; found 768. .* loaded with rein_hf.from_pretrained"):
+    message = r"^Use rein_hf\.from_pretrained to load this adapter: it belongs to a whole segmenter"
+    with pytest.raises(BaseModelError, match=message):
         AutoPeftModel.from_pretrained(str(tmp_path))
+    with pytest.raises(BaseModelError, match=message):
+        PeftModel.from_pretrained(AutoModel.from_pretrained(vit_folder), str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("id2label", "message"),
+    [
+        ({1: "road", 2: "sky"}, "^id2label has the ids 1, 2; expected 0 to 1"),
+        ({0: "road", 1: "road"}, "^id2label.*'road'"),
+        ({index: str(index) for index in range(256)}, "^id2label.* 256 classes; expected 1 to 255"),
+        ({}, "^id2label.* 0 classes"),
+        (["road"], "^id2label is .*expected a name for each id"),
+    ],
+)
+def test_classes_are_numbered_from_0_and_have_names_of_their_own(vit_folder, id2label, message):
+    with pytest.raises(ValueError, match=message):
+        rein_hf.build_segmenter(vit_folder, id2label, image_size=64, num_queries=8)
+
+
+def test_as_many_classes_as_labels_have_ids(build):
+    names = {index: f"class {index}" for index in range(255)}
+    model = build(id2label={str(index): name for index, name in names.items()})  # as JSON has them
+    assert model.config.id2label == names and model.class_predictor.out_features == 256
 
 
 def test_the_backbone_attends_as_asked(rein_model, build, pixel_values, tmp_path):
@@ -220,9 +245,9 @@ def test_the_image_processor_goes_with_the_adapter(tmp_path):
     assert (processor.do_resize, processor.ignore_index, processor.size_divisor) == (False, 255, 14)
 
 
-def test_errors_name_what_is_wrong(rein_model, segmenter, tmp_path):
+def test_errors_name_what_is_wrong(rein_model, build, tmp_path):
     with pytest.raises(ValueError, match=r"num_tokens is 9, but the model has 8 object queries"):
-        rein_hf.add_rein(segmenter, ReinConfig(num_tokens=9))
+        rein_hf.add_rein(build(), ReinConfig(num_tokens=9))
     rein_model.save_pretrained(tmp_path / "adapter")
     other = Dinov2Config(hidden_size=48, num_hidden_layers=4, num_attention_heads=2, image_size=56, patch_size=14)
     Dinov2Model(other).save_pretrained(tmp_path / "larger")

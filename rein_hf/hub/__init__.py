@@ -1,18 +1,19 @@
-"""An adapter on the Hub and on the disk: downloaded and checked, described, put onto its base model, and its model
-card."""
+"""An adapter on the Hub and on the disk: downloaded, checked, described, put onto its base model; its model card."""
 
-from .adapter_weights import load_adapter_onto, name_in_errors
 from .base_config import read_adapter_config, with_base_config
 from .card import Facts, read_facts, render_card
 from .description import Description, describe
-from .download import download_adapter
+from .download import download_adapter, find_backbone
+from .peft_model import SegmenterPeftModel, load_adapter_onto, name_in_errors
 
 
 __all__ = [
     "Description",
     "Facts",
     "describe",
+    "SegmenterPeftModel",
     "download_adapter",
+    "find_backbone",
     "load_adapter_onto",
     "name_in_errors",
     "read_adapter_config",

@@ -1,4 +1,4 @@
-"""The model card of an adapter: facts that somebody wrote down, measured results, the rest from its files."""
+"""The model card of an adapter, made from a file of facts, measured results and the adapter's own files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from ..labels import CITYSCAPES_CLASSES
 from .description import Description
 
 
-METRICS = {"mean_iou": "mIoU", "overall_accuracy": "pixel accuracy"}  # in results.json: on the card
-PALETTE = ", rein_hf.labels.palette_of(model.config.id2label.values())"  # for other classes than Cityscapes'
+METRICS = {"mean_iou": "mIoU", "overall_accuracy": "pixel accuracy"}  # key in results.json -> name on the card
+# what the card's example passes to `colorize` if the classes are not those of Cityscapes
+PALETTE = ", rein_hf.labels.palette_of(model.config.id2label.values())"
 
 
 @dataclass
 class Facts:
-    """What a card says that no file of the adapter knows. `license` and `license_name` are the Hub's metadata."""
+    """What a card says and no file of the adapter holds. `license` and `license_name` are metadata of the Hub."""
 
     title: str
     summary: str
@@ -49,9 +50,9 @@ def read_facts(path: Path) -> Facts:
     needed = [("backbone", facts.backbone, ("id", "license"))]
     needed += [("training_data", data, ("name", "description", "license")) for data in facts.training_data]
     needed += [(f"domains.{name}", domain, ("name", "description")) for name, domain in facts.domains.items()]
-    for place, found, keys in needed:
+    for name, found, keys in needed:
         if lacking := [key for key in keys if not found.get(key)]:
-            raise ValueError(f"{path}: {place} has no {', '.join(lacking)}; found {found}.")
+            raise ValueError(f"{path}: {name} has no {', '.join(lacking)}; found {found}.")
     if empty := [name for name in sorted(known - {"license_name", "domains"}) if not getattr(facts, name)]:
         raise ValueError(f"{path}: {', '.join(empty)} is empty.")
     validate_repo_id(facts.backbone["id"])
@@ -59,7 +60,7 @@ def read_facts(path: Path) -> Facts:
 
 
 def render_card(template: Path, repo: str, facts: Facts, results: dict[str, dict], about: Description) -> ModelCard:
-    """The card, read back as the library reads it.
+    """The card of an adapter, parsed again from its text as huggingface_hub will parse it.
 
     Args:
         template: a file of Jinja.
@@ -76,7 +77,7 @@ def render_card(template: Path, repo: str, facts: Facts, results: dict[str, dict
     eval_results = []
     for domain, found in results.items():
         fact = facts.domains[domain]
-        place = {
+        source = {
             "task_type": "image-segmentation",
             "dataset_type": fact.get("hub_id", domain),
             "dataset_name": fact["name"],
@@ -88,7 +89,7 @@ def render_card(template: Path, repo: str, facts: Facts, results: dict[str, dict
             if not _is_measured(found[metric]):
                 raise ValueError(f"{domain}: {metric} is {found[metric]}; nothing was counted, leave the domain out.")
             value = round(100 * found[metric], 2)
-            eval_results.append(EvalResult(metric_type=metric, metric_name=name, metric_value=value, **place))
+            eval_results.append(EvalResult(metric_type=metric, metric_name=name, metric_value=value, **source))
     metadata = ModelCardData(
         base_model=facts.backbone["id"],
         datasets=[fact["hub_id"] for fact in facts.domains.values() if fact.get("hub_id")] or None,
@@ -101,7 +102,7 @@ def render_card(template: Path, repo: str, facts: Facts, results: dict[str, dict
         tags=["rein", "rein-hf", "dinov2", "mask2former", "semantic-segmentation", "domain-generalization"],
     )
     classes = list(about.classes)
-    measured = [found["per_class_iou"] for found in results.values()]  # a domain may have classes of its own
+    measured = [found["per_class_iou"] for found in results.values()]  # a domain may have other classes
     names = dict.fromkeys([*classes, *(name for scores in measured for name in scores)])
     per_class = {name: [_percent(scores.get(name)) for scores in measured] for name in names}
     rank = f"rank {about.rank}" if about.rank else "full rank"

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, HfApi, ModelCard, parse_local_safetensors_file_metadata
 from huggingface_hub.utils import SafetensorsFileMetadata
-from peft import PeftConfig
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
 from ..tuner import ReinConfig, ReinModel
+from .base_config import read_adapter_config
 
 
 CARD_NAME = "README.md"
@@ -26,13 +26,13 @@ class Description:
     Attributes:
         name: folder or Hub id of the adapter.
         base: folder or Hub id of the backbone that it needs.
-        base_bytes: size of the backbone's weights; `None` if nobody could be asked.
+        base_bytes: size of the backbone's weights; `None` if the Hub did not tell.
         base_config: configuration of the whole model, as in [`ReinConfig`].
         classes: names, by class id; none if the adapter is of a bare backbone.
         crop, patch_size: sides in pixels of the training crops and of a patch.
         rank: of the tokens; `None` for full ones.
         num_tokens: per block; `linked`: whether they are the object queries.
-        rein_parameters, head_parameters: what the adapter holds; W_F counts for the head, as in the paper.
+        rein_parameters, head_parameters: parameters in the adapter; W_F is counted with the head, as in the paper.
         bytes: size of its tensors.
         license, results: from its model card; `EvalResult` of huggingface_hub.
 
@@ -109,7 +109,7 @@ def describe(
 
     Raises:
         OSError: there is no adapter.
-        ValueError: it is not one of Rein.
+        ValueError: it is not one of Rein, or its configuration is damaged.
 
     Example:
 
@@ -128,14 +128,14 @@ def describe(
     hub = {"token": token, "cache_dir": cache_dir}
     path = cached_file(pretrained, CONFIG_NAME, revision=revision, **hub)
     commit = extract_commit_hash(path, None) or revision
-    config = PeftConfig.from_pretrained(str(Path(path).parent))
+    config = read_adapter_config(Path(path).parent)
     if not isinstance(config, ReinConfig):
         raise ValueError(f"{pretrained}: {CONFIG_NAME} is a {type(config).__name__}; expected a ReinConfig.")
     card = cached_file(pretrained, CARD_NAME, revision=commit, _raise_exceptions_for_missing_entries=False, **hub)
     metadata = ModelCard.load(card, ignore_metadata_errors=True).data if card else None
     tensors = _weights_header(pretrained, commit, **hub).tensors
     parameters = {name: info.parameter_count for name, info in tensors.items()}
-    # as the paper counts: W_F belongs to the head
+    # the paper counts W_F, the map from query positions to query contents, as a part of the head
     of_rein = [name for name in parameters if f".{ReinModel.prefix}" in name and ".rein_query_content." not in name]
     base_config = config.base_config or {}
     pyramid = base_config.get("backbone_config")
@@ -160,12 +160,12 @@ def describe(
 
 
 def _weights_header(pretrained: str | os.PathLike, revision: str | None, token, cache_dir) -> SafetensorsFileMetadata:
-    """From the file, if it is there already, else of the Hub's file the first 100 kB."""
+    """The header of the weights: read from the file if it is on the disk, else from the first 100 kB on the Hub."""
     local = Path(pretrained, SAFETENSORS_WEIGHTS_NAME)
     if not Path(pretrained).is_dir():
         arguments = {"revision": revision, "cache_dir": cache_dir, "local_files_only": True}
-        quietly = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-        cached = cached_file(pretrained, SAFETENSORS_WEIGHTS_NAME, **arguments, **quietly)
+        no_errors = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+        cached = cached_file(pretrained, SAFETENSORS_WEIGHTS_NAME, **arguments, **no_errors)
         if cached is None:
             api = HfApi(token=token)
             return api.parse_safetensors_file_metadata(str(pretrained), SAFETENSORS_WEIGHTS_NAME, revision=revision)
@@ -174,14 +174,15 @@ def _weights_header(pretrained: str | os.PathLike, revision: str | None, token, 
 
 
 def _weights_bytes(base: str | None, revision: str | None, token) -> int | None:
-    """Bytes of the safetensors of a folder or repository; `None` where nobody answers, for this is told in passing."""
+    """Bytes of the safetensors of a folder or repository; `None` if the Hub does not tell. A description
+    does not depend on it."""
     if not base:
         return None
     if Path(base).is_dir():
         return sum(path.stat().st_size for path in Path(base).glob("*.safetensors")) or None
     try:
         files = HfApi(token=token).model_info(base, revision=revision, files_metadata=True).siblings or []
-    except Exception:  # of the network, of the Hub, of its client: whatever it is, the adapter can be described
+    except Exception:  # of the network, the Hub or its client; the adapter can be described all the same
         return None
     return sum(file.size or 0 for file in files if file.rfilename.endswith(".safetensors")) or None
 

@@ -1,4 +1,4 @@
-"""An adapter, fetched from the Hub: all of one commit, and what the Hub announced."""
+"""An adapter downloaded from the Hub: all of it of one commit, and its weights as the Hub announced them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ import os
 import re
 from pathlib import Path
 
+from huggingface_hub import snapshot_download
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from transformers.utils import CONFIG_NAME as MODEL_CONFIG_NAME
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
+
+
+BACKBONE_FOLDER = "backbone"  # beside an adapter's files: the backbone that it was saved with
 
 
 def download_adapter(pretrained: str | os.PathLike, revision: str | None = None, **hub) -> Path | None:
@@ -18,7 +23,7 @@ def download_adapter(pretrained: str | os.PathLike, revision: str | None = None,
     Args:
         pretrained: local folder or Hub id.
         revision (`str`, *optional*): branch, tag or commit.
-        hub: `token`, `cache_dir`, `local_files_only`.
+        hub: `token`, `cache_dir`, `local_files_only`, `subfolder`.
 
     Returns:
         The folder; `None` if there is no `adapter_config.json`.
@@ -39,13 +44,36 @@ def download_adapter(pretrained: str | os.PathLike, revision: str | None = None,
     return Path(config).parent
 
 
+def find_backbone(pretrained: str | os.PathLike, folder: Path, **hub) -> Path | None:
+    """The local folder of the backbone that was saved with an adapter, downloaded if need be.
+
+    Args:
+        pretrained: local folder or Hub id of the adapter.
+        folder: from [`download_adapter`].
+        hub: `token`, `cache_dir`, `local_files_only`.
+
+    Returns:
+        The folder; `None` if the adapter was saved without backbone.
+    """
+    if not Path(pretrained).is_dir():
+        commit = extract_commit_hash(str(folder / CONFIG_NAME), None)
+        name, quietly = f"{BACKBONE_FOLDER}/{MODEL_CONFIG_NAME}", {"_raise_exceptions_for_connection_errors": False}
+        if _cached_file(pretrained, name, commit, **quietly, **hub):
+            # as a folder: of a repository with an adapter, transformers would load the backbone that the adapter names
+            patterns = [f"{BACKBONE_FOLDER}/*.json", f"{BACKBONE_FOLDER}/*.safetensors"]
+            snapshot_download(str(pretrained), revision=commit, allow_patterns=patterns, **hub)
+    local = folder / BACKBONE_FOLDER
+    return local if (local / MODEL_CONFIG_NAME).is_file() else None
+
+
 def _cached_file(pretrained: str | os.PathLike, name: str, revision: str | None, **hub) -> str | None:
     return cached_file(pretrained, name, revision=revision, _raise_exceptions_for_missing_entries=False, **hub)
 
 
 def _verify_sha256(weights: Path, pretrained: str | os.PathLike) -> None:
-    """huggingface_hub checks the size of what it downloads, not the content, but gives the file in its cache, to which
-    `weights` links, the SHA-256 that the Hub announced as its name. A file in a plain folder has none."""
+    """Compares the weights with their checksum. huggingface_hub checks only the size of what it downloads; but
+    `weights` is a link to a file in its cache whose name is the SHA-256 that the Hub announced. A file in a plain
+    folder is no such link, and is not checked."""
     announced = Path(os.readlink(weights)).name if weights.is_symlink() else ""
     if not re.fullmatch("[0-9a-f]{64}", announced):
         return

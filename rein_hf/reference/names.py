@@ -1,9 +1,10 @@
-"""The authors' checkpoint files: names of their tensors, and of ours.
+"""Names of tensors in the authors' checkpoint files, and our names for the same tensors.
 
-A checkpoint of theirs is one or two files: Rein and head under `backbone.reins.` and `decode_head.`, and the backbone,
-flat, under the names of DINOv2's own release; a full checkpoint holds all of it, the backbone under `backbone.`.
+A checkpoint of theirs is one or two files: Rein under `backbone.reins.` and the head under `decode_head.`; and the
+backbone under the names of DINOv2's own release, without prefix. A full checkpoint holds all of it in one file, the
+backbone under `backbone.`.
 
-What is not a mere renaming:
+Where a tensor is changed, not only renamed:
 - `scale` is 0-dimensional there and of shape (1,) here;
 - `attn.qkv`, the self-attention's `in_proj` and the SwiGLU's `w12` are two or three of our tensors in one.
 """

@@ -1,4 +1,4 @@
-"""Sizes of the models in the authors' checkpoint files, read from their tensors."""
+"""Sizes of the models in the authors' checkpoint files, read from the shapes of their tensors."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ DINOV2_HEAD_WIDTH = 64
 
 
 def vit_config(tensors: Tensors, num_attention_heads: int | None = None) -> Dinov2Config:
-    """Sizes of a backbone, read from its tensors by DINOv2's names.
+    """Configuration of a backbone, read from its tensors.
 
     Args:
-        num_attention_heads (`int`, *optional*): which the weights cannot tell; hidden size / 64 by default.
+        tensors: by the names of DINOv2's release.
+        num_attention_heads (`int`, *optional*): no shape depends on it; hidden size / 64 by default.
 
     Raises:
-        ValueError: a tensor that tells a size is missing or of too few dimensions; the number of heads cannot be.
+        ValueError: a tensor that a size is read from is missing, or has another number of dimensions; the
+            hidden size is no multiple of the number of heads.
     """
     (_, positions, hidden), (*_, patch) = _shapes_of(tensors, {"pos_embed": 3, "patch_embed.proj.weight": 4})
     depth = _count_layers(tensors, "blocks.")
@@ -50,10 +52,10 @@ def vit_config(tensors: Tensors, num_attention_heads: int | None = None) -> Dino
 
 
 def rein_sizes(tensors: Tensors) -> dict:
-    """Arguments of [`ReinConfig`] that tell Rein's sizes, read from its tensors by the authors' names.
+    """Arguments of [`ReinConfig`]: Rein's sizes, read from its tensors by the authors' names.
 
     Raises:
-        ValueError: a tensor that tells a size is missing or of too few dimensions.
+        ValueError: a tensor that a size is read from is missing, or has another number of dimensions.
     """
     prefix = "backbone.reins."
     full = prefix + "learnable_tokens" in tensors
@@ -75,10 +77,10 @@ def rein_sizes(tensors: Tensors) -> dict:
 
 
 def head_sizes(tensors: Tensors) -> dict:
-    """Arguments of `Mask2FormerConfig` that tell the head's sizes, read from its tensors by the authors' names.
+    """Arguments of `Mask2FormerConfig`: the head's sizes, read from its tensors by the authors' names.
 
     Raises:
-        ValueError: a tensor that tells a size is missing or of too few dimensions.
+        ValueError: a tensor that a size is read from is missing, or has another number of dimensions.
     """
     p, t = "decode_head.pixel_decoder.", "decode_head.transformer_decoder."
     classes, feature, mask, offsets, encoder_ffn, decoder_ffn = _shapes_of(
@@ -117,7 +119,8 @@ def head_sizes(tensors: Tensors) -> dict:
 
 
 def default_out_indices(depth: int) -> list[int]:
-    """The four blocks counted from 0, as the authors do: 7, 11, 15, 23 of 24, otherwise the quarters of the depth."""
+    """The four blocks that give the maps, counted from 0 as the authors do: 7, 11, 15, 23 of 24 blocks, otherwise the
+    last of each quarter of the depth."""
     return [block - 1 for block in backbone.default_out_indices(depth)]
 
 
@@ -131,5 +134,6 @@ def _shapes_of(tensors: Tensors, dimensions: dict[str, int]) -> list[torch.Size]
 
 
 def _count_layers(names: Iterable[str], prefix: str) -> int:
-    # distinct numbers and not the largest one: a gap then shows as a missing layer, a wild number as an unknown one
+    # how many numbers there are, not the largest one: then a layer that is left out is reported as missing, and one of
+    # a number far too high as unknown
     return len({name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix)})

@@ -15,6 +15,7 @@ from .config import ReinConfig
 from .layer import ReinLayer
 from .preparation import complete_config, is_target
 from .queries import QUERY_CONTENT, QUERY_POSITION, ReinQueries, find_query_positions
+from .recorded import check_model_types, check_recorded
 from .stages import ReinStages
 
 
@@ -30,11 +31,12 @@ class ReinModel(BaseTuner):
         low_cpu_mem_usage (`bool`, defaults to `False`): create the weights on the meta device.
 
     Raises:
-        ValueError: an unknown architecture without `target_modules`; an adapter made for a backbone of another size;
-            linked queries of another number than the tokens; adapters with and without linked queries, or of other
-            methods, in one model; another adapter's weights offloaded by accelerate; several adapters in one batch; a
-            state dict that lacks tensors of the adapter or has unknown ones; a replica of `torch.nn.DataParallel`;
-            merging.
+        BaseModelError: an adapter of a whole segmenter, put onto something else.
+        ValueError: an unknown architecture without `target_modules`; an adapter made for a backbone of another size,
+            or trained with other classes, another crop or another backbone; linked queries of another number than the
+            tokens; adapters with and without linked queries, or of other methods, in one model; another adapter's
+            weights offloaded by accelerate; several adapters in one batch; a state dict that lacks tensors of the
+            adapter or has unknown ones; a replica of `torch.nn.DataParallel`; merging.
 
     Example:
 
@@ -55,7 +57,11 @@ class ReinModel(BaseTuner):
     target_module_mapping = {model_type: [known.blocks] for model_type, known in ARCHITECTURES.items()}
 
     def _prepare_adapter_config(self, peft_config: ReinConfig, model_config: dict) -> ReinConfig:
+        """Complete the adapter's configuration from the model, and compare what both tell."""
+        check_model_types(peft_config.base_config, getattr(self.model, "config", None))
         complete_config(peft_config, self.model, model_config)
+        others = {name: other for name, other in self.peft_config.items() if other is not peft_config}
+        check_recorded(peft_config, self.model, others)
         return peft_config
 
     def _check_new_adapter_config(self, config: ReinConfig) -> None:

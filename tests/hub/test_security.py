@@ -38,7 +38,7 @@ class Payload:
 
 @pytest.fixture
 def ran(tmp_path):
-    """A folder that only code run by mistake makes."""
+    """The name of a folder that a payload makes when it is run; after each test it must not be there."""
     path = tmp_path / "ran"
     yield path
     assert not path.exists()
@@ -97,7 +97,7 @@ def build_on(folder):
     return rein_hf.build_segmenter(folder, {0: "road"}, image_size=64, num_queries=8, head=HEAD)
 
 
-def seal(checkpoint: Path) -> None:
+def write_checksums_again(checkpoint: Path) -> None:
     (checkpoint / checkpoints.MANIFEST).unlink()
     checkpoints.write_manifest(checkpoint)
 
@@ -115,11 +115,11 @@ def test_pickles_in_a_checkpoint_are_not_run_on_resume(recipe, tmp_path, ran):
     for name in sorted(pickled):
         content = (checkpoint / name).read_bytes()
         torch.save(Payload(ran), checkpoint / name)
-        seal(checkpoint)  # whoever wrote the file wrote its checksum, too
+        write_checksums_again(checkpoint)  # whoever wrote the file wrote its checksum, too
         with pytest.raises(ValueError, match="checkpoint-1 holds more than tensors .* Weights only load failed"):
             train.main(*train.parse([str(recipe)]))
         (checkpoint / name).write_bytes(content)
-    seal(checkpoint)
+    write_checksums_again(checkpoint)
     assert train.main(*train.parse([str(recipe)])).state.global_step == 2
 
 

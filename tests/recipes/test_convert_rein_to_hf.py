@@ -194,17 +194,35 @@ def test_adapter_names_its_backbone_for_any_working_directory(convert, tmp_path,
     assert model.config.backbone_config.out_indices == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("as_file", [False, True])
-def test_names_of_classes(convert, tmp_path, checkpoint, backbone, as_file):
+@pytest.mark.parametrize("encoding", [None, "utf-8", "utf-8-sig"])
+def test_names_of_classes(convert, tmp_path, checkpoint, backbone, encoding):
+    """As an argument, or in a file."""
     checkpoint[f"{HEAD}cls_embed.weight"], checkpoint[f"{HEAD}cls_embed.bias"] = normal(3, HIDDEN), normal(3)
-    names = json.dumps({"0": "land", "1": "water"})
-    if as_file:
-        (tmp_path / "names.json").write_text(names)
+    names = json.dumps({"1": "Straße", "0": "land"}, ensure_ascii=False)
+    if encoding:
+        (tmp_path / "names.json").write_text(names, encoding=encoding)
         names = str(tmp_path / "names.json")
-    assert rein_hf.from_pretrained(convert(checkpoint, backbone, id2label=names)).config.id2label == {
-        0: "land",
-        1: "water",
-    }
+    found = rein_hf.from_pretrained(convert(checkpoint, backbone, id2label=names)).config.id2label
+    assert found == {0: "land", 1: "Straße"}
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ('{"0": "a"}', "--id2label names classes 0 to 0; the checkpoint has classes 0 to 18"),
+        ('{"1": "a", "2": "b"}', "--id2label has the ids 1, 2; expected 0 to 1"),
+        ('{"0": "a", "1": "a"}', "--id2label.*'a'"),
+        ('["a"]', "--id2label is .*expected a name for each id"),
+        (b'{"0": "Stra\xdfe"}', "names.json'; expected JSON in UTF-8, or a file of it, .*'utf-8' codec"),
+        (json.dumps({index: str(index) for index in range(300)}), "--id2label.* 300 classes; expected 1 to 255"),
+    ],
+)
+def test_names_that_are_refused(tmp_path, names, message):
+    if isinstance(names, bytes):
+        (tmp_path / "names.json").write_bytes(names)
+        names = str(tmp_path / "names.json")
+    with pytest.raises(ValueError, match=message):
+        convert_rein_to_hf.id2label(names, 19)
 
 
 def test_sizes_that_weights_cannot_tell():
@@ -330,7 +348,6 @@ def test_weights_that_are_not_finite_or_no_tensors(tmp_path, files, checkpoint):
         ({"decoder_attention_heads": 8}, "--decoder_attention_heads is 8; "),
         ({"out_indices": "0 1 2 4"}, "--out_indices is [0, 1, 2, 4]; expected four of the blocks 0 to 3"),
         ({"image_size": 512}, "--image_size is 512, but the backbone's positions fit 128 pixels"),
-        ({"id2label": '{"0":"road"}'}, "--id2label names classes [0]; the checkpoint has classes 0 to 18"),
         ({"id2label": "road"}, "--id2label is 'road'; expected JSON"),
     ],
 )

@@ -1,5 +1,6 @@
 """recipes/publish.py and hub_cards/: the card as the library reads it, what is uploaded and what never is."""
 
+import io
 import json
 import re
 import subprocess
@@ -144,6 +145,46 @@ def test_local_paths_and_what_cameras_note_stay_here(arguments, vit_folder):
     assert vit_folder not in published.decode() and json.loads(published)["base_model_name_or_path"] == "user/vit"
     picture = publish.sample_picture(Path(arguments["sample"]))
     assert b"taken at home" in Path(arguments["sample"]).read_bytes() and b"taken at home" not in picture
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"Stra\xdfe": {}}', "fog.json is no JSON in UTF-8 .*expected a results.json of evaluate.py"),
+        (b"[1]", "fog.json holds no results by model and domain"),
+        (b'{"a": 1}', "fog.json holds no results by model and domain"),
+    ],
+)
+def test_other_files_than_results_are_refused(arguments, tmp_path, content, message):
+    (tmp_path / "fog.json").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        run(arguments)
+
+
+def test_results_may_begin_with_a_byte_order_mark(arguments, tmp_path):
+    (tmp_path / "fog.json").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "fog.json").read_bytes())
+    run(arguments, card=str(tmp_path / "card.md"))
+    assert "| Fog | ten photos | 12.35 | 50.00 |" in (tmp_path / "card.md").read_text(encoding="utf-8")
+
+
+def test_the_picture_is_upright(tmp_path):
+    picture = Image.new("RGB", (40, 20))
+    picture.paste((255, 255, 255), (0, 0, 20, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    picture.save(tmp_path / "photo.png", exif=exif)
+    content = publish.sample_picture(tmp_path / "photo.png")
+    found = np.asarray(Image.open(io.BytesIO(content)).convert("L"))
+    assert found.shape == (40, 20) and found[:18].min() > 200 and found[-18:].max() < 50
+
+
+def test_at_the_command_line_an_error_is_one_line(tmp_path):
+    command = [sys.executable, str(ROOT / "recipes" / "publish.py"), "--adapter", str(tmp_path), "--repo", "user/tiny"]
+    command += ["--facts", str(tmp_path / "none.yaml"), "--sample", "none.jpg"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    lines = ended.stderr.strip().splitlines()
+    assert ended.returncode == 1 and lines[-1].startswith("publish: ") and "none.yaml" in lines[-1]
+    assert "Traceback" not in ended.stderr
 
 
 def test_what_does_not_belong_is_refused(arguments, adapter_folder, tmp_path):

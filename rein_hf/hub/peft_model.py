@@ -1,0 +1,174 @@
+"""peft's model around a segmenter, with adapters that are loaded whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, get_base_model_state_dict, get_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import safe_open
+from transformers.pipelines.base import SUPPORTED_PEFT_TASKS
+
+from ..tuner.architectures import find_vision_encoder
+from ..tuner.recorded import check_recorded
+from .base_config import read_adapter_config
+from .download import BACKBONE_FOLDER, download_adapter
+
+
+class SegmenterPeftModel(PeftModel):
+    """
+    A segmenter with adapters of any method of peft. It is a subclass because peft reads an adapter without comparing
+    what the adapter records with the model: a missing tensor stays random, an unknown one is left out, other classes
+    or another crop are not noticed. Here each of these is an error, and the model stays as it was. It also saves
+    adapter and backbone together.
+
+    Args:
+        model, peft_config, adapter_name: see `PeftModel`. [`rein_hf.add_rein`] and [`rein_hf.from_pretrained`] make
+            such models.
+
+    Example:
+
+    ```py
+    >>> import tempfile
+    >>> from rein_hf import add_rein, build_segmenter, from_pretrained
+    >>> day, night = tempfile.mkdtemp(), tempfile.mkdtemp()
+    >>> for folder in (day, night):
+    ...     base = build_segmenter("recipes/demo/vit", {0: "road", 1: "sky"}, image_size=256, num_queries=10)
+    ...     add_rein(base).save_pretrained(folder)
+    >>> model = from_pretrained(day)
+    >>> _ = model.load_adapter(night, "night")
+    >>> model.set_adapter("night")
+    >>> model.active_adapters
+    ['night']
+
+    ```
+    """
+
+    def load_adapter(
+        self,
+        model_id: str | os.PathLike,
+        adapter_name: str,
+        is_trainable: bool = False,
+        *,
+        backbone: str | os.PathLike | None = None,
+        **kwargs: Any,
+    ):
+        """Loads one more adapter, or new weights of one that is there. [`set_adapter`] switches to it.
+
+        Args:
+            model_id: folder or Hub id of an adapter of this method, backbone, crop and classes.
+            adapter_name (`str`): its name in this model.
+            is_trainable (`bool`): whether it is trained further.
+            backbone (*optional*): name of the backbone to compare with this model's, instead of the one that the
+                adapter records: of the same weights under another name.
+            kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder` of the Hub; other arguments of
+                `PeftModel.load_adapter`.
+
+        Returns:
+            What `PeftModel.load_adapter` does: the result of `load_state_dict`.
+
+        Raises:
+            OSError: there is no adapter, or it has no weights.
+            ValueError: the adapter was trained with other classes, another crop, another backbone, another head; its
+                file lacks a tensor, or has an unknown or misshapen one; what was downloaded is damaged.
+        """
+        names = ("token", "cache_dir", "local_files_only", "subfolder")
+        hub = {name: kwargs.pop(name) for name in names if name in kwargs}
+        folder = download_adapter(model_id, kwargs.pop("revision", None), **hub)
+        if folder is None:
+            raise OSError(f"{model_id} has no adapter_config.json; expected the folder or Hub id of an adapter.")
+        with name_in_errors(model_id):
+            is_new = adapter_name not in self.peft_config
+            try:
+                if is_new:
+                    self._add_recorded(folder, adapter_name, is_trainable, backbone, kwargs)
+                result = super().load_adapter(str(folder), adapter_name, is_trainable=is_trainable, **kwargs)
+                _compare_tensors(folder / SAFETENSORS_WEIGHTS_NAME, self, adapter_name)
+            except Exception as error:
+                if is_new and adapter_name in self.peft_config:
+                    self.delete_adapter(adapter_name)
+                if isinstance(error, KeyError):  # how peft misses a tensor of the head
+                    raise ValueError(f"{folder / SAFETENSORS_WEIGHTS_NAME} lacks {error}.") from error
+                raise
+        return result
+
+    def _add_recorded(
+        self, folder: Path, adapter_name: str, is_trainable: bool, backbone: str | os.PathLike | None, kwargs: dict
+    ) -> None:
+        """Adds the adapter that a folder's configuration describes, with the weights it begins with. Not by peft's
+        `load_adapter`, which reads a configuration without its `base_config`."""
+        config = read_adapter_config(folder)
+        if backbone is not None:
+            config.base_model_name_or_path = str(backbone)
+        check_recorded(config, self.get_base_model(), self.peft_config)
+        config.inference_mode = not is_trainable
+        options = {name: kwargs[name] for name in ("low_cpu_mem_usage", "autocast_adapter_dtype") if name in kwargs}
+        self.add_adapter(adapter_name, config, **options)
+        if is_trainable:
+            self.set_requires_grad(adapter_name)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, with_backbone: bool = False, **kwargs: Any) -> None:
+        """Saves the adapters, the head among them, and on demand the backbone.
+
+        Args:
+            save_directory: folder of the adapter; a folder in it for each further one.
+            with_backbone (`bool`): whether to save the backbone as well, into the folder `backbone`, where
+                [`rein_hf.from_pretrained`] finds it: then nothing else is needed to load the model.
+            kwargs: further arguments of `PeftModel.save_pretrained`.
+        """
+        # no embedding of words is there to be saved, and by default peft asks the Hub whether there is
+        kwargs.setdefault("save_embedding_layers", False)
+        super().save_pretrained(save_directory, **kwargs)
+        if with_backbone and kwargs.get("is_main_process", True):
+            encoder, tensors = find_vision_encoder(self.get_base_model()), get_base_model_state_dict(self)
+            prefix = f"{encoder.name}."
+            weights = {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
+            encoder.model.save_pretrained(Path(save_directory, BACKBONE_FOLDER), state_dict=weights)
+
+
+def load_adapter_onto(base: torch.nn.Module, folder: Path, config: PeftConfig) -> SegmenterPeftModel:
+    """The base with the adapter of a folder, or an error; see [`SegmenterPeftModel.load_adapter`]."""
+    return SegmenterPeftModel.from_pretrained(base, str(folder), config=config)
+
+
+def _compare_tensors(weights: Path, model: PeftModel, adapter_name: str) -> None:
+    """Compares the names of the tensors in a file with those that the adapter has.
+
+    Raises:
+        ValueError: they differ.
+    """
+    with safe_open(weights, "pt") as file:
+        found = set(file.keys())
+    expected = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False).keys()
+    if found != expected:
+        raise ValueError(
+            f"{weights} is not the adapter that its configuration describes: missing {sorted(expected - found)[:3]}, "
+            f"unknown {sorted(found - expected)[:3]}."
+        )
+
+
+@contextmanager
+def name_in_errors(pretrained: str | os.PathLike) -> Iterator[None]:
+    """Names the adapter or model in every error that its files cause.
+
+    Raises:
+        ValueError: for errors of all other kinds than those of files, networks and memory.
+    """
+    try:
+        yield
+    except (OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a configuration with values of a wrong kind ends in any of a dozen types
+        if isinstance(error, ValueError) and str(pretrained) in str(error):
+            raise
+        kind = "" if isinstance(error, ValueError) else f" ({type(error).__name__})"
+        raise ValueError(f"{pretrained} cannot be loaded{kind}: {error}") from error
+
+
+# The table of adapted models that a pipeline of transformers knows, and calls others unsupported.
+SUPPORTED_PEFT_TASKS.setdefault("image-segmentation", []).append(SegmenterPeftModel.__name__)

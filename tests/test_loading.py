@@ -1,0 +1,192 @@
+"""rein_hf.loading: each way to save a segmenter comes back bit for bit; what is not whole is refused."""
+
+import json
+import warnings
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ViTConfig, ViTModel, pipeline
+from transformers.utils import logging as transformers_logging
+
+import rein_hf
+from rein_hf import ReinConfig, ViTPyramidConfig
+from rein_hf.hub import with_base_config
+from tests.support.adapters import change_tensors
+from tests.support.models import perturb
+from tests.support.runs import HEAD
+
+
+def logits(model, pixel_values) -> torch.Tensor:
+    with torch.no_grad():
+        output = model.eval().requires_grad_(False)(pixel_values=pixel_values)
+    return torch.cat([output.class_queries_logits.flatten(), output.masks_queries_logits.flatten()])
+
+
+# With its backbone
+
+
+@pytest.mark.parametrize("method", ["rein", "lora"])
+def test_adapter_and_backbone_in_one_folder(build, pixel_values, tmp_path, method):
+    lora = LoraConfig(target_modules=["fc1"])
+    model = (
+        rein_hf.add_rein(build(), ReinConfig(r=4, num_tokens=8))
+        if method == "rein"
+        else rein_hf.add_adapter(build(), lora)
+    )
+    perturb(model)
+    with torch.no_grad():  # no checkpoint elsewhere has this backbone
+        for name, parameter in model.named_parameters():
+            if ".vit." in name and not parameter.requires_grad:
+                parameter.mul_(1.5)
+    model.peft_config["default"].base_model_name_or_path = "nowhere"
+    expected = logits(model, pixel_values)
+    model.save_pretrained(tmp_path, with_backbone=True)
+    assert {path.name for path in (tmp_path / "backbone").iterdir()} == {"config.json", "model.safetensors"}
+    loaded = rein_hf.from_pretrained(tmp_path)
+    assert torch.equal(logits(loaded, pixel_values), expected)
+    # where it came from is not forgotten, and an argument goes before what is there
+    assert loaded.peft_config["default"].base_model_name_or_path == "nowhere"
+    with pytest.raises(OSError, match="its backbone elsewhere cannot be loaded"):
+        rein_hf.from_pretrained(tmp_path, backbone="elsewhere")
+
+
+def test_a_backbone_without_its_unused_modules_is_whole(pixel_values, tmp_path):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
+    ViTModel(ViTConfig(**sizes, image_size=64, patch_size=16)).save_pretrained(tmp_path / "vit")
+    model = rein_hf.build_segmenter(tmp_path / "vit", {0: "road", 1: "sky"}, image_size=64, num_queries=8, head=HEAD)
+    model = rein_hf.add_rein(model, ReinConfig(r=4, num_tokens=8))
+    perturb(model)
+    model.save_pretrained(tmp_path / "both", with_backbone=True)
+    assert not any("pooler" in name for name in load_file(tmp_path / "both" / "backbone" / "model.safetensors"))
+    loaded = rein_hf.from_pretrained(tmp_path / "both")
+    assert torch.equal(logits(loaded, pixel_values), logits(model, pixel_values))
+
+
+def test_adapter_and_backbone_in_one_repository(hub, client, rein_model, tmp_path):
+    rein_model.peft_config["default"].base_model_name_or_path = "user/lost"
+    rein_model.save_pretrained(tmp_path / "both", with_backbone=True)
+    hub.add("user/both", tmp_path / "both")
+    seen = client.load(pretrained="user/both", cache_dir=str(tmp_path / "cache"))
+    assert seen.error is None and seen.outputs == client.load(pretrained="user/adapter").outputs
+    assert client.load(pretrained="user/both", cache_dir=str(tmp_path / "cache"), local_files_only=True) == seen
+
+
+# Whole segmenters
+
+
+def test_whole_segmenters_come_back(build, pixel_values, tmp_path):
+    model = build(id2label={0: "Straße", 1: "sky"})
+    perturb(model)  # all of it is trained, as by `tuning: full`
+    model.save_pretrained(tmp_path)
+    loaded = rein_hf.from_pretrained(tmp_path)
+    assert type(loaded) is Mask2FormerForUniversalSegmentation and loaded.config.id2label == {0: "Straße", 1: "sky"}
+    assert torch.equal(logits(loaded, pixel_values), logits(model, pixel_values))
+
+
+def test_what_is_saved_from_inside_an_adapted_model_is_refused(rein_model, tmp_path):
+    rein_model.get_base_model().save_pretrained(tmp_path / "half")
+    message = r"half is not the segmenter .* it lacks \d+ tensors .*save_pretrained\(FOLDER, with_backbone=True\)"
+    with pytest.raises(ValueError, match=message):
+        rein_hf.from_pretrained(tmp_path / "half")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: tensors.pop("class_predictor.bias"), r"lacks 1 tensors \(class_predictor.bias \.\.\.\)"),
+        (lambda tensors: tensors.update(other=torch.zeros(1)), r"has 1 unknown ones \(other \.\.\.\)\. Save it again"),
+        (lambda tensors: tensors.update({"class_predictor.bias": torch.zeros(9)}), "cannot be loaded"),
+    ],
+    ids=["missing", "unknown", "misshapen"],
+)
+def test_whole_segmenters_that_are_not_whole_are_refused(segmenter, tmp_path, change, message):
+    segmenter.save_pretrained(tmp_path / "whole")
+    change_tensors(tmp_path / "whole", change, "model.safetensors")
+    with pytest.raises(ValueError, match=f"whole .*{message}"):
+        rein_hf.from_pretrained(tmp_path / "whole")
+
+
+def test_classes_of_whole_segmenters_are_checked(segmenter, tmp_path):
+    segmenter.save_pretrained(tmp_path / "whole")
+    path = tmp_path / "whole" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "id2label": {"1": "road", "2": "sky"}}))
+    with pytest.raises(ValueError, match="whole: id2label in config.json has the ids 1, 2; expected 0 to 1"):
+        rein_hf.from_pretrained(tmp_path / "whole")
+
+
+def test_an_adapter_without_its_head_is_refused(build, tmp_path):
+    get_peft_model(
+        build(), with_base_config(ReinConfig(r=4, num_tokens=8), build().config.to_diff_dict())
+    ).save_pretrained(tmp_path / "headless")
+    with pytest.raises(ValueError, match=r"headless: .* lacks 92 tensors of the segmentation head: "):
+        rein_hf.from_pretrained(tmp_path / "headless")
+
+
+# Configurations of other versions, and of other encodings
+
+
+@pytest.mark.parametrize("method", ["rein", "lora"])
+def test_unknown_keys_are_named_and_the_recorded_base_is_not(build, tmp_path, method):
+    lora = LoraConfig(target_modules=["fc1"])
+    rein = ReinConfig(r=4, num_tokens=8)
+    (rein_hf.add_rein(build(), rein) if method == "rein" else rein_hf.add_adapter(build(), lora)).save_pretrained(
+        tmp_path
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        rein_hf.from_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "of_the_future": 1}))
+    with pytest.warns(UserWarning, match=r"Unexpected keyword arguments \['of_the_future'\]") as caught:
+        rein_hf.from_pretrained(tmp_path)
+    assert len([warning for warning in caught if "Unexpected keyword" in str(warning.message)]) == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_an_edited_configuration_may_hold_any_letters(rein_model, tmp_path, encoding):
+    rein_model.save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    config = json.loads(path.read_text())
+    config["base_config"]["id2label"] = {"0": "Straße", "1": "car", "2": "空"}
+    path.write_text(json.dumps(config, ensure_ascii=False), encoding=encoding)
+    assert rein_hf.from_pretrained(tmp_path).config.id2label == {0: "Straße", 1: "car", 2: "空"}
+    assert rein_hf.describe(tmp_path).classes == ("Straße", "car", "空")
+    path.write_bytes(json.dumps(config, ensure_ascii=False).encode("cp1252", "replace"))
+    with pytest.raises(
+        ValueError, match=r"adapter_config.json is no configuration .*UnicodeDecodeError.*'utf-8' codec"
+    ):
+        rein_hf.from_pretrained(tmp_path)
+
+
+# Messages that are not true
+
+
+@pytest.fixture
+def messages():
+    """What transformers says at its usual level, said again if it was said before."""
+    said = []
+    handler = transformers_logging.logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_warning()
+    transformers_logging.warning_once.cache_clear()
+    transformers_logging.add_handler(handler)
+    yield said
+    transformers_logging.remove_handler(handler)
+    transformers_logging.set_verbosity(verbosity)
+
+
+def test_nothing_is_called_unsupported_that_is_not(messages, build, rein_model, tmp_path):
+    Mask2FormerConfig(backbone_config=ViTPyramidConfig())
+    build().save_pretrained(tmp_path / "whole")
+    rein_model.save_pretrained(tmp_path / "adapter", with_backbone=True)
+    for folder in ("whole", "adapter"):
+        model = rein_hf.from_pretrained(tmp_path / folder)
+        pipeline("image-segmentation", model=model, image_processor=rein_hf.build_image_processor())
+    pipeline("image-segmentation", model=model.get_base_model(), image_processor=rein_hf.build_image_processor())
+    Mask2FormerForUniversalSegmentation.from_pretrained(tmp_path / "whole")
+    assert not [message for message in messages if "support" in message], messages
+    Mask2FormerConfig(backbone_config={"model_type": "dinov2"})  # those that are true are said
+    assert any("Backbone dinov2 is not a supported model" in message for message in messages)
