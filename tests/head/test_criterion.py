@@ -1,4 +1,4 @@
-"""rein_hf.criterion: where the paper's loss differs from the stock one."""
+"""rein_hf.head.criterion: where the paper's loss differs from the stock one."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""rein_hf.heads: a head that classifies pixels, through everything that Mask2Former goes through."""
+"""rein_hf.head.heads: a head that classifies pixels can do all that Mask2Former can do."""
 
 import numpy as np
 import pytest
