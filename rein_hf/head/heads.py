@@ -15,6 +15,8 @@ from transformers import (
     UperNetForSemanticSegmentation,
 )
 
+from ..backbone import ViTPyramidConfig
+
 
 @dataclass(frozen=True)
 class Head:
@@ -68,6 +70,9 @@ HEADS = {
         arguments={"hidden_size": 128, "pool_scales": [], "use_auxiliary_head": False},
     ),
 }
+
+# Mask2Former's configuration warns about a backbone that is not in this list, every time one is made or loaded
+Mask2FormerConfig.backbones_supported = [*Mask2FormerConfig.backbones_supported, ViTPyramidConfig.model_type]
 
 # Trained and saved together with Rein: all of Mask2Former's head except its queries, which Rein's tokens replace.
 HEAD_MODULES = list(HEADS["mask2former"].modules)

@@ -307,7 +307,7 @@ def test_relative_positions_are_interpolated_as_transformers_does(tmp_path):
         encoder(build(vision_encoders.write_encoder("sam", tmp_path / "sam"))).vit,
     )
     features = torch.randn(1, 4, 4, 32)
-    for before, after in zip(whole.source.layers, small.layers, strict=True):
+    for before, after in zip(whole.vision_encoder.layers, small.layers, strict=True):
         with torch.no_grad():
             torch.testing.assert_close(after(features), before(features))
     assert small.layers[0].attn.rel_pos_h.shape == (5, 16)  # of a window
@@ -315,7 +315,7 @@ def test_relative_positions_are_interpolated_as_transformers_does(tmp_path):
 
 
 def test_sams_absolute_positions(tmp_path):
-    whole = vision_encoders.make_encoder("sam").source
+    whole = vision_encoders.make_encoder("sam").vision_encoder
     found = encoder(build(vision_encoders.write_encoder("sam", tmp_path), image_size=64)).vit
     grid = whole.pos_embed.permute(0, 3, 1, 2)
     expected = F.interpolate(grid, size=(4, 4), mode="bicubic", align_corners=False).permute(0, 2, 3, 1)
