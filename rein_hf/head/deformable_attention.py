@@ -16,14 +16,17 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention,
 )
 
+from .transforms import is_transformed
+
 
 class DeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention):
     """
     Multi-scale deformable attention, for inference and training; a subclass because the stock one makes large copies.
 
     For each query and head the output is a weighted sum of 4 * levels * points rows, [`sum_of_rows`]. That is so on
-    CPUs only. On other devices the stock forward runs, and in exported graphs too, since other programs know
-    `grid_sample` but not an operator of this library.
+    CPUs, and under `torch.func` and forward-mode differentiation, which `grid_sample` does not support. The stock
+    forward runs on other devices, and in exported and traced graphs, since other programs know `grid_sample` but not
+    an operator of this library.
     """
 
     def forward(
@@ -50,7 +53,9 @@ class DeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAtte
         Returns:
             The output (B, Q, c) and the attention weights (B, Q, heads, levels, points).
         """
-        if hidden_states.device.type != "cpu" or torch.compiler.is_exporting():
+        tensors = (hidden_states, encoder_hidden_states, reference_points, *self.parameters())
+        is_graph = torch.compiler.is_exporting() or torch.jit.is_tracing()
+        if is_graph or (hidden_states.device.type != "cpu" and not is_transformed(*tensors)):
             return super().forward(
                 hidden_states,
                 attention_mask,
@@ -137,7 +142,11 @@ def sample_and_sum(
     lower_right, upper_right = lower * right, upper * right
     corners = torch.stack([upper - upper_right, upper_right, lower - lower_right, lower_right])
     steps = [0, heads, stride * heads, (stride + 1) * heads]
-    output = sum_of_rows(table, index, corners.view(4, -1, levels * points), steps)
+    corners = corners.view(4, -1, levels * points)
+    if is_transformed(table, corners):
+        output = sum_of_rows_in_torch(table, index, corners, steps)
+    else:
+        output = sum_of_rows(table, index, corners, steps)
     return output.view(batch, queries, -1).to(values.dtype)
 
 
@@ -168,6 +177,15 @@ def sum_of_rows(table: torch.Tensor, index: torch.Tensor, weights: torch.Tensor,
 @sum_of_rows.register_fake
 def _(table, index, weights, steps):
     return table.new_empty(index.shape[0], table.shape[1])
+
+
+def sum_of_rows_in_torch(
+    table: torch.Tensor, index: torch.Tensor, weights: torch.Tensor, steps: list[int]
+) -> torch.Tensor:
+    """The same as [`sum_of_rows`] in operations of torch, which can be differentiated and transformed in every way,
+    but need the memory of all rows."""
+    parts = (torch.einsum("rsd,rs->rd", table[index + step], one) for step, one in zip(steps, weights, strict=True))
+    return sum(parts)
 
 
 @torch.library.custom_op("rein_hf::sum_of_rows_backward", mutates_args=())
@@ -211,6 +229,10 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(ctx, grad):
     table, index, weights = ctx.saved_tensors
+    if torch.is_grad_enabled():  # this backward pass is itself to be differentiated
+        output = sum_of_rows_in_torch(table, index, weights, ctx.steps)
+        grad_table, grad_weights = torch.autograd.grad(output, (table, weights), grad, create_graph=True)
+        return grad_table, None, grad_weights, None
     grad_table, grad_weights = sum_of_rows_backward(grad.contiguous(), table, index, weights, ctx.steps)
     return grad_table, None, grad_weights, None
 

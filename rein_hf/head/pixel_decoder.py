@@ -27,6 +27,7 @@ from transformers.models.mask2former.modeling_mask2former import (
 from transformers.pytorch_utils import compile_compatible_method_lru_cache
 
 from ..backbone import rescale
+from .transforms import is_transformed, makes_ordinary_tensors
 
 
 class PixelDecoder(Mask2FormerPixelDecoder):
@@ -53,6 +54,10 @@ class PixelDecoder(Mask2FormerPixelDecoder):
             `Mask2FormerPixelDecoderOutput`: `mask_features`, the pixel embeddings at stride 4, (B, c, H/4, W/4), and
             `multi_scale_features`, three maps of strides 32, 16 and 8.
         """
+        # group_norm has a forward-mode derivative for contiguous maps only, and vmap cannot always add in place
+        transformed = is_transformed(*features, *self.parameters())
+        if transformed:
+            features = [feature_map.contiguous() for feature_map in features]
         features = list(zip(features, scales or [1.0] * len(features), strict=True))
         coarsest = features[::-1][: self.num_feature_levels]
         inputs = [
@@ -68,7 +73,7 @@ class PixelDecoder(Mask2FormerPixelDecoder):
                     [_flatten_map(one) + level for one, level in zip(positions, self.level_embed, strict=True)], dim=1
                 ),
                 spatial_shapes_list=shapes,
-                valid_ratios=inputs[0].new_ones(len(inputs[0]), len(inputs), 2),
+                valid_ratios=inputs[0].new_ones(inputs[0].shape[0], len(inputs), 2),
                 output_attentions=output_attentions,
                 output_hidden_states=output_hidden_states,
                 return_dict=return_dict,
@@ -79,7 +84,7 @@ class PixelDecoder(Mask2FormerPixelDecoder):
         for index, (feature_map, scale) in enumerate(features[: self.num_fpn_levels][::-1]):
             lateral = _project_and_rescale(*self.lateral_convolutions[index], feature_map, scale)
             summed = F.interpolate(maps[-1], size=lateral.shape[-2:], mode="bilinear", align_corners=False)
-            summed += lateral
+            summed = (summed + lateral).contiguous() if transformed else summed.add_(lateral)
             convolution, norm, _ = self.output_convolutions[index]
             maps.append(F.relu(norm(convolution(summed)), inplace=True))
         return Mask2FormerPixelDecoderOutput(
@@ -177,7 +182,10 @@ class SinePositions(Mask2FormerSinePositionEmbedding):
         if mask is not None:
             return super().forward(shape, device, dtype, mask)
         batch, _, height, width = shape
-        return self._embed_one_image(height, width, device, dtype, *self._settings).expand(batch, -1, -1, -1)
+        embed = self._embed_one_image
+        if not torch.compiler.is_compiling() and not makes_ordinary_tensors():
+            embed = embed.__wrapped__  # not to be cached
+        return embed(height, width, device, dtype, *self._settings).expand(batch, -1, -1, -1)
 
     @property
     def _settings(self) -> tuple:
@@ -187,5 +195,5 @@ class SinePositions(Mask2FormerSinePositionEmbedding):
     @compile_compatible_method_lru_cache(maxsize=6)  # three maps for each of two image sizes
     def _embed_one_image(height: int, width: int, device: torch.device, dtype: torch.dtype, *settings) -> torch.Tensor:
         with torch.inference_mode(False):  # cached, so training must be able to use it too
-            stock = Mask2FormerSinePositionEmbedding.build_sine_position_embedding
+            stock = Mask2FormerSinePositionEmbedding.build_sine_position_embedding.__wrapped__  # without its own cache
             return stock(torch.Size((1, 0, height, width)), device, dtype, *settings)

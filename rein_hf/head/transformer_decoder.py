@@ -20,6 +20,8 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerTransformerModule,
 )
 
+from .transforms import is_transformed
+
 
 class TransformerModule(Mask2FormerTransformerModule):
     """The transformer decoder and the inputs that it needs; a subclass because it computes the masks of all decoder
@@ -137,6 +139,9 @@ class CrossAttention(nn.MultiheadAttention):
         """
         if attn_mask is None or attn_mask.dim() != 4:
             return super().forward(query, key, value, attn_mask=attn_mask, **kwargs)
+        if is_transformed(query, key, value, *self.parameters()):
+            attn_mask = attn_mask.expand(-1, self.num_heads, -1, -1).flatten(0, 1)
+            return super().forward(query, key, value, attn_mask=attn_mask, **kwargs)
         # batch first, as the data lies in memory: otherwise a bfloat16 product copies the weight for every token
         projected = [
             F.linear(rows.transpose(0, 1), weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -152,7 +157,12 @@ class CrossAttention(nn.MultiheadAttention):
 def mask_logits(embeddings: Sequence[torch.Tensor], pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Mask logits (B, m, H, W) of every decoder output: the products of its mask embeddings (B, m, c) and the pixel
     embeddings (B, c, H, W)."""
-    if pixels.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if (
+        pixels.device.type == "cpu"
+        and torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not is_transformed(pixels, *embeddings)
+    ):
         return _MaskProducts.apply(pixels, *embeddings)
     numbers = [one.shape[1] for one in embeddings]
     return torch.einsum("bmc,bchw->bmhw", torch.cat(embeddings, dim=1), pixels).split(numbers, dim=1)
@@ -160,7 +170,8 @@ def mask_logits(embeddings: Sequence[torch.Tensor], pixels: torch.Tensor) -> tup
 
 class _MaskProducts(torch.autograd.Function):
     """The products of [`mask_logits`] with a cheaper backward pass. The loss only uses matched masks, about a tenth of
-    all. The gradients of the others are zero, and the backward pass leaves them out of its products."""
+    all. The gradients of the others are zero, and the backward pass leaves them out of its products. It leaves none
+    out when it is itself differentiated: the derivative of a gradient that is zero need not be zero."""
 
     @staticmethod
     def forward(ctx, pixels: torch.Tensor, *embeddings: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -170,10 +181,15 @@ class _MaskProducts(torch.autograd.Function):
         return tuple((one @ flat).unflatten(2, pixels.shape[2:]) for one in embeddings)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, *grads: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
         pixels, *embeddings = ctx.saved_tensors
         used = [(one, grad) for one, grad in zip(embeddings, grads, strict=True) if grad is not None]
+        if not used:
+            return (None,) * (1 + len(embeddings))
+        if torch.is_grad_enabled():  # this backward pass is to be differentiated
+            products = [(one.transpose(1, 2) @ grad.flatten(2)).view_as(pixels) for one, grad in used]
+            flat = pixels.flatten(2).transpose(1, 2)
+            return sum(products), *(None if grad is None else grad.flatten(2) @ flat for grad in grads)
         grad_pixels, grad_used = torch.empty_like(pixels), [torch.zeros_like(one) for one, _ in used]
         for image in range(len(pixels)):
             grad_masks = [grad[image].flatten(1) for _, grad in used]
