@@ -90,15 +90,16 @@ class ReinCriterion(Mask2FormerLoss):
         self,
         masks_queries_logits: torch.Tensor,
         class_queries_logits: torch.Tensor,
-        mask_labels: list[torch.Tensor],
-        class_labels: list[torch.Tensor],
+        mask_labels: list[torch.Tensor] | torch.Tensor,
+        class_labels: list[torch.Tensor] | torch.Tensor,
         auxiliary_predictions: list[dict[str, torch.Tensor]] | None = None,
     ) -> dict[str, torch.Tensor]:
         """
         Args:
             masks_queries_logits (`(B, m, h, w)`), class_queries_logits (`(B, m, K + 1)`): the last decoder output.
-            mask_labels: for each image the binary masks of its classes, (classes, H, W); one size for all images.
-            class_labels: for each image the class of each of these masks, (classes,).
+            mask_labels: for each image the binary masks of its classes, (classes, H, W); one size for all images. Or
+                one tensor (B, classes, H, W), if all images have as many masks.
+            class_labels: for each image the class of each of these masks, (classes,); or one tensor (B, classes).
             auxiliary_predictions: the decoder outputs before the last one, the initial output first, as dictionaries
                 with the keys `masks_queries_logits` and `class_queries_logits`.
 
@@ -107,11 +108,10 @@ class ReinCriterion(Mask2FormerLoss):
             decoder output, and the same names with `_0`, `_1`, ... for the outputs before it.
 
         Raises:
-            ValueError: the masks of two images differ in size.
+            ValueError: the masks of two images differ in size, or the numbers of images, masks and classes differ.
         """
-        sizes = {tuple(masks.shape[-2:]) for masks in mask_labels}
-        if len(sizes) > 1:
-            raise ValueError(f"mask_labels have the sizes {sorted(sizes)}; expected one: pad them as the images are.")
+        mask_labels, class_labels = list(mask_labels), list(class_labels)
+        _check_labels(mask_labels, class_labels, batch=len(masks_queries_logits))
         auxiliary = [(o["masks_queries_logits"], o["class_queries_logits"]) for o in auxiliary_predictions or []]
         outputs = [*auxiliary, (masks_queries_logits, class_queries_logits)]
         suffixes = [*(f"_{index}" for index in range(len(auxiliary))), ""]
@@ -210,3 +210,19 @@ class ReinCriterion(Mask2FormerLoss):
         if PartialState._shared_state:
             num_masks = reduce(num_masks, reduction="mean")
         return num_masks.clamp(min=1)
+
+
+def _check_labels(mask_labels: list[torch.Tensor], class_labels: list[torch.Tensor], batch: int) -> None:
+    if not len(mask_labels) == len(class_labels) == batch:
+        raise ValueError(
+            f"mask_labels are of {len(mask_labels)} images and class_labels of {len(class_labels)}; expected {batch}, "
+            "as many as pixel_values has."
+        )
+    sizes = {tuple(masks.shape[-2:]) for masks in mask_labels}
+    if len(sizes) > 1:
+        raise ValueError(f"mask_labels have the sizes {sorted(sizes)}; expected one: pad them as the images are.")
+    numbers = [(len(masks), len(classes)) for masks, classes in zip(mask_labels, class_labels, strict=True)]
+    if any(masks != classes for masks, classes in numbers):
+        raise ValueError(
+            f"numbers of masks and of class_labels of each image are {numbers}; expected the same number."
+        )

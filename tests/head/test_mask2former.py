@@ -291,3 +291,23 @@ def test_compiles_into_one_graph_for_several_sizes(rein_model):
             for ours, eager in zip(found, class_and_mask_logits(rein_model, images), strict=True):
                 torch.testing.assert_close(ours, eager, rtol=1e-4, atol=1e-4)
     torch._dynamo.reset()
+
+
+@pytest.mark.slow
+def test_exported_graphs_take_batches_of_any_size(rein_model):
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = rein_model.requires_grad_(False)
+
+        def forward(self, images):
+            return class_and_mask_logits(self.model, images)
+
+    batch = torch.export.Dim("batch", min=1, max=16)
+    images = torch.randn(5, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        program = torch.export.export(Logits(), (images[:2],), dynamic_shapes=({0: batch},), strict=True)
+        for number in (1, 2, 5):
+            found = program.module()(images[:number])
+            for ours, eager in zip(found, class_and_mask_logits(rein_model, images[:number]), strict=True):
+                torch.testing.assert_close(ours, eager, rtol=1e-4, atol=1e-4)
