@@ -8,13 +8,13 @@ What differs from transformers' `Mask2FormerLoss`:
 - an image without any valid pixel has a mask and dice loss of zero, where transformers raises an error, and counts as
   one mask in the normalisation, as in the reference;
 - matching and losses are computed in float32 or wider, also under autocast;
-- the program waits for the device once per step, for the matching costs of all decoder outputs and images together,
-  and copies neither points nor target masks for every query.
+- the losses of all decoder outputs are computed together, in few operations, and so are the matching costs, for which
+  the program waits for the device once per step;
+- neither points nor target masks are copied for every query.
 """
 
 from __future__ import annotations
 
-from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -22,14 +22,10 @@ from accelerate import PartialState
 from accelerate.utils import reduce
 from torch.nn import functional as F
 from transformers import Mask2FormerConfig
-from transformers.models.mask2former.modeling_mask2former import (
-    Mask2FormerLoss,
-    dice_loss,
-    sigmoid_cross_entropy_loss,
-)
+from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
 from ..labels import IGNORE
-from .matcher import ReinMatcher, at_least_float32, sample_points
+from .matcher import Pairs, ReinMatcher, Targets, at_least_float32, sample_points
 
 
 def pixel_loss(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
@@ -119,27 +115,28 @@ class ReinCriterion(Mask2FormerLoss):
             num_masks, share = self.get_num_masks(class_labels, device=masks_queries_logits.device), 1.0
         else:
             num_masks, share = self.averages[0], self.totals(class_labels)[1] / self.averages[1]
+        dtype = torch.promote_types(masks_queries_logits.dtype, torch.float32)
         with torch.autocast(masks_queries_logits.device.type, enabled=False):
             # drawn before anything else, in the order in which a loop over the outputs would draw them
             points = [self._draw_points(masks, class_labels) for masks, _ in outputs]
-            matched = self.matcher(outputs, mask_labels, class_labels, [drawn.matching for drawn in points])
-            pairs = self._pairs(matched, class_labels, masks_queries_logits)
-            all_masks, all_classes = torch.cat(mask_labels), torch.cat(class_labels)
-            losses = {}
-            for suffix, (masks, classes), drawn, (queries, targets, order) in zip(
-                suffixes, outputs, points, pairs.unbind(1), strict=True
-            ):
-                of_output = self._mask_losses(masks, all_masks, queries, targets, order, drawn, num_masks)
-                of_output["loss_cross_entropy"] = share * self._class_loss(classes, all_classes[targets], queries)
-                losses |= {name + suffix: loss for name, loss in of_output.items()}
-        return losses
+            targets = Targets.of_images(mask_labels, class_labels, dtype)
+            compared = torch.cat([one for drawn in points for one in drawn.matching]).to(dtype)
+            matched = self.matcher(outputs, targets, compared.unflatten(0, (len(outputs), -1)))
+            pairs = Pairs.of_matching(matched, targets, outputs[0][0])
+            losses = self._mask_losses([masks for masks, _ in outputs], targets, pairs, points, num_masks)
+            losses["loss_cross_entropy"] = share * self._class_losses([one for _, one in outputs], targets, pairs)
+        # copies: the model multiplies its weights into them, which autograd forbids for parts of one tensor
+        return {
+            name + suffix: loss.clone()
+            for name, of_outputs in losses.items()
+            for suffix, loss in zip(suffixes, of_outputs.unbind(), strict=True)
+        }
 
     def _draw_points(self, masks: torch.Tensor, class_labels: list[torch.Tensor]) -> Points:
         matched = sum(min(len(classes), masks.shape[1]) for classes in class_labels)
-        dtype = torch.promote_types(masks.dtype, torch.float32)
 
         def draw(rows: int, number: int) -> torch.Tensor:
-            return torch.rand(rows, number, 2, device=masks.device).to(dtype)
+            return torch.rand(rows, number, 2, device=masks.device)
 
         matching = [draw(1, self.num_points) for _ in class_labels]
         if not matched:  # then the reference draws no further points
@@ -148,53 +145,52 @@ class ReinCriterion(Mask2FormerLoss):
         candidates = draw(matched, int(self.num_points * self.oversample_ratio))
         return Points(matching, candidates, draw(matched, self.num_points - uncertain))
 
-    def _pairs(self, matched, class_labels: list[torch.Tensor], masks: torch.Tensor) -> torch.Tensor:
-        """The matching (3, O, M) of O decoder outputs with M matched pairs each: index of the query among all queries
-        of the batch, index of the mask among all masks of the batch, and the order that sorts the pairs by mask."""
-        images, m = len(class_labels), masks.shape[1]
-        first_mask = [0, *accumulate(len(classes) for classes in class_labels)]
-        shift = torch.cat(
-            [
-                torch.tensor([[image * m], [first_mask[image]]]).expand(2, len(queries))
-                for image, (queries, _) in enumerate(matched[:images])
-            ],
-            dim=1,
-        )
-        pairs = [torch.stack(pair) for pair in matched]
-        outputs = [torch.cat(pairs[first : first + images], dim=1) + shift for first in range(0, len(pairs), images)]
-        pairs = torch.stack(outputs, dim=1)
-        return torch.cat([pairs, pairs[1:].argsort()]).to(masks.device, non_blocking=True)
-
-    def _mask_losses(self, masks, all_masks, queries, targets, order, points, num_masks) -> dict[str, torch.Tensor]:
-        if not len(queries):
-            zero = at_least_float32(masks).sum() * 0  # part of the graph: all processes of a run must go backward
-            return {"loss_mask": zero, "loss_dice": zero.clone()}
-        masks = at_least_float32(masks.flatten(0, 1)[queries])
+    def _mask_losses(
+        self,
+        masks: list[torch.Tensor],
+        targets: Targets,
+        pairs: Pairs,
+        points: list[Points],
+        num_masks: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """Mask loss and dice loss (O,) of O decoder outputs, from their mask logits (B, m, h, w)."""
+        if not pairs.queries.shape[1]:
+            # part of the graph: all processes of a run must go backward
+            zeros = torch.stack([at_least_float32(one).sum() * 0 for one in masks])
+            return {"loss_mask": zeros, "loss_dice": zeros}
+        matched = [one.flatten(0, 1)[queries] for one, queries in zip(masks, pairs.queries, strict=True)]
+        matched = at_least_float32(torch.stack(matched))
         with torch.no_grad():
-            uncertainty = -sample_points(masks, points.candidates).abs()
-            number = self.num_points - points.random.shape[1]
-            chosen = uncertainty.topk(number, dim=1, sorted=False).indices
-            # x and y as one complex number: both are gathered by one index
-            uncertain = torch.view_as_real(torch.view_as_complex(points.candidates).gather(1, chosen))
-            where = torch.cat([uncertain, points.random], dim=1)
-            # sorts the points by mask: the other way round the masks, which are larger, would be copied
-            if len(targets) < len(all_masks):
-                all_masks = all_masks[targets[order]]
-            labels = torch.empty(where.shape[:2], dtype=masks.dtype, device=masks.device)
-            labels[order] = sample_points(all_masks.to(masks.dtype), where[order])
-        logits = sample_points(masks, where)
-        return {
-            "loss_mask": sigmoid_cross_entropy_loss(logits, labels, num_masks),
-            "loss_dice": dice_loss(logits, labels, num_masks),
-        }
+            where = torch.stack(list(map(self._choose_points, matched, points)))  # (O, M, P, 2)
+            # in the order of the masks: the other way round the masks, which are larger, would be copied
+            labels = sample_points(targets.masks, where.flatten(0, 1)[pairs.of_mask])  # (N, O, P)
+            labels = labels.flatten(0, 1)[pairs.places].unflatten(0, where.shape[:2])
+        logits = sample_points(matched.flatten(0, 1), where.flatten(0, 1)).view_as(labels)
+        cross_entropy = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=2)
+        probabilities = logits.sigmoid()
+        dice = 1 - (2 * (probabilities * labels).sum(dim=2) + 1) / (probabilities.sum(2) + labels.sum(2) + 1)
+        return {"loss_mask": cross_entropy.sum(dim=1) / num_masks, "loss_dice": dice.sum(dim=1) / num_masks}
 
-    def _class_loss(self, classes: torch.Tensor, matched: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of class logits (B, m, K + 1): `matched` are the classes of `queries`; for all other queries
-        "no object" is right."""
-        logits = at_least_float32(classes.flatten(0, 1))
-        expected = torch.full_like(logits[:, 0], self.num_labels, dtype=torch.int64)
-        expected[queries] = matched
-        return F.cross_entropy(logits, expected, weight=self.empty_weight.to(logits.dtype))
+    def _choose_points(self, masks: torch.Tensor, points: Points) -> torch.Tensor:
+        """Where the losses of M masks (M, h, w) are computed, (M, P, 2): the most uncertain candidates, and random
+        points."""
+        candidates = points.candidates.to(masks.dtype)
+        uncertainty = -sample_points(masks, candidates).abs()
+        number = self.num_points - points.random.shape[1]
+        chosen = uncertainty.topk(number, dim=1, sorted=False).indices
+        # x and y as one complex number: both are gathered by one index
+        uncertain = torch.view_as_real(torch.view_as_complex(candidates).gather(1, chosen))
+        return torch.cat([uncertain, points.random.to(masks.dtype)], dim=1)
+
+    def _class_losses(self, classes: list[torch.Tensor], targets: Targets, pairs: Pairs) -> torch.Tensor:
+        """Cross-entropy (O,) of the class logits (B, m, K + 1) of O decoder outputs: for matched queries with the
+        classes of their masks, for all others with "no object"."""
+        logits = at_least_float32(torch.stack(classes)).flatten(1, 2)
+        expected = torch.full_like(logits[..., 0], self.num_labels, dtype=torch.int64)
+        expected.scatter_(1, pairs.queries, targets.classes[pairs.masks])
+        weight = self.empty_weight.to(logits.dtype)
+        losses = F.cross_entropy(logits.transpose(1, 2), expected, weight=weight, reduction="none")
+        return losses.sum(dim=1) / weight[expected].sum(dim=1)
 
     def totals(self, class_labels: list[torch.Tensor]) -> tuple[float, float]:
         """By what the losses of a batch are divided: mask and dice losses by its number of masks, where an image

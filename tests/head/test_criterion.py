@@ -9,6 +9,7 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerHung
 
 from rein_hf.head import ReinCriterion
 from rein_hf.head import criterion as criterion_module
+from rein_hf.head.matcher import Targets
 
 
 @pytest.fixture
@@ -62,8 +63,9 @@ def test_matches_as_the_stock_matcher(segmenter, outputs):
     torch.manual_seed(7)
     expected = [pair for m, c in zip(masks, classes, strict=True) for pair in stock(m, c, mask_labels, class_labels)]
     torch.manual_seed(7)
-    points = [[torch.rand(1, matcher.num_points, 2) for _ in mask_labels] for _ in masks]
-    found = matcher(list(zip(masks, classes, strict=True)), mask_labels, class_labels, points)
+    points = torch.stack([torch.stack([torch.rand(matcher.num_points, 2) for _ in mask_labels]) for _ in masks])
+    targets_ = Targets.of_images(mask_labels, class_labels, torch.float32)
+    found = matcher(list(zip(masks, classes, strict=True)), targets_, points)
     assert len(found) == len(expected) == 6
     torch.testing.assert_close(found, expected)
     assert 2 not in found[1][0]
@@ -81,7 +83,7 @@ def test_one_transfer_to_the_host_and_nothing_else_waits(segmenter, outputs, mon
     masks, classes = outputs
     with NoWaiting():
         segmenter.criterion(*arguments(masks, classes, *targets(3, 2)))
-    assert transfers == [(8, 3 * (3 + 2))]
+    assert transfers == [(3, 2, 8, 3)]  # outputs, images, queries, most masks of an image
 
 
 def test_masks_of_two_sizes_are_refused(segmenter, outputs):
