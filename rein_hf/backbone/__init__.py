@@ -1,6 +1,7 @@
-"""Four feature maps of strides 4 to 32 from one pretrained vision transformer."""
+"""The backbone: four feature maps of strides 4, 8, 16 and 32 from one pretrained vision transformer."""
 
-from .pyramid import SCALES, ViTPyramidBackbone, ViTPyramidConfig, backbone_of, rescale
+from .config import SCALES, ViTPyramidConfig
+from .pyramid import ViTPyramidBackbone, backbone_of, rescale
 from .vit import build_vit, load_vit, resample_to
 
 

@@ -1,7 +1,8 @@
-"""Modules of transformers that take images of other sizes than the trained one in another way, or not at all.
+"""Position embeddings for images of any size, where transformers' module differs from the paper's code or accepts only
+images of the trained size.
 
-What is not here takes them as it is: rotary and relative positions, and learned ones that transformers interpolates,
-bicubic, when `forward` is told to.
+The other architectures need nothing here: their positions are rotary or relative, or learned and interpolated by
+transformers itself (bicubic, `interpolate_pos_encoding=True`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from transformers.models.sam.modeling_sam import SamVisionEncoder
 
 
 class ScaleFactorPositions:
-    """Positions for images of other sizes interpolated as in DINOv2's own code."""
+    """Interpolates learned positions as DINOv2's own code does: by a scale factor, with 0.1 added to the size."""
 
     def interpolate_pos_encoding(self, embeddings: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """Position embeddings (1, 1 + N, c) for an image of `height` x `width` pixels."""
@@ -36,32 +37,32 @@ class ScaleFactorPositions:
         return torch.cat([class_position, grid], dim=1)
 
     def _traced_pos_encoding(self, side: int, rows: int, columns: int) -> torch.Tensor:
-        """The same, to rounding, of two products with the weights of rows and columns: in a graph that is to hold for
-        all sizes neither the test for the trained size nor a scale factor may be one number."""
+        """The same up to rounding, as two matrix products. In a graph for images of all sizes the code above cannot be
+        used: tracing would fix the result of its `if`, and its scale factors."""
         sizes = [torch.scalar_tensor(size, device=self.position_embeddings.device) for size in (rows, columns)]
-        trained = (sizes[0] == side) & (sizes[1] == side)
+        is_trained_size = (sizes[0] == side) & (sizes[1] == side)
         down, across = (
-            _bicubic_weights(count, side, (size + torch.where(trained, 0.0, 0.1)) / side)
+            _bicubic_weights(count, side, (size + torch.where(is_trained_size, 0.0, 0.1)) / side)
             for count, size in zip((rows, columns), sizes, strict=True)
         )
         class_position, grid = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
         grid = grid.reshape(side, side, -1).permute(2, 0, 1).float()
-        with torch.autocast(grid.device.type, enabled=False):  # as interpolation is in float32 under autocast
+        with torch.autocast(grid.device.type, enabled=False):  # under autocast interpolation is in float32 too
             grid = down @ grid @ across.T
         grid = grid.flatten(1).T[None].to(class_position.dtype)
         return torch.cat([class_position, grid], dim=1)
 
 
 class ScaleFactorDinov2Embeddings(ScaleFactorPositions, Dinov2Embeddings):
-    """Dinov2's embeddings; a subclass because transformers interpolates to the exact size."""
+    """DINOv2's embeddings; a subclass because transformers interpolates positions without adding 0.1."""
 
 
 class ScaleFactorDinov2WithRegistersEmbeddings(ScaleFactorPositions, Dinov2WithRegistersEmbeddings):
-    """The same with registers."""
+    """The same for DINOv2 with registers."""
 
 
 class AnySizeSamVisionEncoder(SamVisionEncoder):
-    """SAM's image encoder without its neck; a subclass because transformers' refuses images of other sizes."""
+    """SAM's image encoder without its neck; a subclass because transformers' one refuses images of other sizes."""
 
     def forward(
         self, pixel_values: torch.Tensor, output_hidden_states: bool | list[int] | None = None
@@ -69,12 +70,12 @@ class AnySizeSamVisionEncoder(SamVisionEncoder):
         """
         Args:
             pixel_values (`torch.Tensor` of shape `(B, 3, H, W)`): H and W are multiples of the patch size p.
-            output_hidden_states (`bool` or `list[int]`, *optional*): the outputs of all blocks, or of these, counted
-                from 1; 0 is what goes into the first.
+            output_hidden_states (`bool` or `list[int]`, *optional*): whether to return the outputs of all blocks, or
+                the numbers of the blocks whose outputs to return, counted from 1; 0 is the input of the first block.
 
         Returns:
-            `BaseModelOutput` with `last_hidden_state` (B, H/p, W/p, c) and, if asked for, `hidden_states`, `None` for
-            those that are not.
+            `BaseModelOutput` with `last_hidden_state` (B, H/p, W/p, c) and, if asked for, `hidden_states`: one entry
+            for the input of the first block and one per block, `None` where it was not asked for.
         """
         wanted = range(len(self.layers) + 1) if output_hidden_states is True else output_hidden_states or ()
         hidden_state = self.patch_embed.projection(pixel_values).permute(0, 2, 3, 1)
@@ -87,7 +88,7 @@ class AnySizeSamVisionEncoder(SamVisionEncoder):
         return BaseModelOutput(last_hidden_state=hidden_state, hidden_states=tuple(hidden_states) if wanted else None)
 
     def _positions(self, size: tuple[int, int]) -> torch.Tensor:
-        """Absolute positions (1, rows, columns, c), interpolated as those of other vision transformers are."""
+        """Absolute positions (1, rows, columns, c), interpolated (bicubic) if the image is not of the trained size."""
         if self.pos_embed.shape[1:3] == size:
             return self.pos_embed
         positions = self.pos_embed.permute(0, 3, 1, 2).float()
@@ -103,22 +104,23 @@ ANY_SIZE_MODULES = {
 
 
 def use_any_size_modules(vit: nn.Module) -> None:
-    """Gives stock modules the classes of this file; parameters, names and hooks are as before."""
+    """Turns stock modules into those of this file, in place: only their classes change, parameters, names and hooks
+    stay."""
     for module in vit.modules():
         module.__class__ = ANY_SIZE_MODULES.get(type(module), type(module))
 
 
 def _bicubic_weights(count: int, side: int, scale: torch.Tensor) -> torch.Tensor:
-    """Weight of each of `side` samples in each of `count`, (count, side), `scale` to one, as in `F.interpolate` with
-    mode="bicubic" and align_corners=False."""
+    """The matrix (count, side) that resizes `side` samples to `count` samples by the factor `scale`, as
+    `F.interpolate` does with mode="bicubic" and align_corners=False."""
     source = (torch.arange(count, device=scale.device) + 0.5) / scale - 0.5
     first = source.floor()
     taps = torch.arange(-1, 3, device=scale.device)
     distance = ((source - first)[:, None] - taps).abs()
-    a = -0.75  # of the cubic convolution
+    a = -0.75  # torch's coefficient of cubic convolution
     near = ((a + 2) * distance - (a + 3)) * distance * distance + 1
     far = ((distance - 5) * distance + 8) * distance * a - 4 * a
     weights = torch.where(distance <= 1, near, far)
     index = (first[:, None] + taps).clamp(0, side - 1)
-    hit = index[:, :, None] == torch.arange(side, device=scale.device)
-    return (weights[:, :, None] * hit).sum(dim=1)
+    one_hot = index[:, :, None] == torch.arange(side, device=scale.device)
+    return (weights[:, :, None] * one_hot).sum(dim=1)

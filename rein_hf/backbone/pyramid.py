@@ -1,117 +1,25 @@
-"""Four feature maps of strides 4, 8, 16 and 32 from one vision transformer.
+"""The backbone: four feature maps of strides 4, 8, 16 and 32 from one vision transformer.
 
 What differs from transformers' own backbones, each as in the paper's code:
-- the maps of strides 4, 8 and 32 are stride-16 maps resized (a hierarchical transformer has four maps of its own);
-- they are outputs of blocks, without the final LayerNorm;
+- the maps of strides 4, 8 and 32 are features of stride 16, resized. A hierarchical transformer has features of these
+  four strides itself;
+- features are outputs of blocks, without the final LayerNorm;
 - checkpoints of other image and patch sizes are resampled (vit.py, resampling.py);
-- positions for images of other sizes (positions.py).
+- positions are interpolated for images of other sizes (positions.py).
 """
 
 from __future__ import annotations
 
-from itertools import accumulate, pairwise
-
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoBackbone, AutoConfig, PreTrainedConfig, PreTrainedModel
-from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin
+from transformers import AutoBackbone, AutoConfig, PreTrainedModel
+from transformers.backbone_utils import BackboneMixin
 from transformers.modeling_outputs import BackboneOutput
+from transformers.utils import can_return_tuple
 
-from ..tuner.architectures import ARCHITECTURES, Architecture
-from .vit import HIERARCHICAL_PATCH, build_vit, feature_config
-
-
-# Each output map is a map of stride `patch` resized by one of these: strides 4, 8, 16, 32 for patch 16.
-SCALES = (4.0, 2.0, 1.0, 0.5)
-
-# Blocks that give the maps, counted from 1, where the paper departs from quarters of the depth.
-OUT_INDICES = {24: [8, 12, 16, 24]}
-
-
-def default_out_indices(depth: int) -> list[int]:
-    """The four blocks, counted from 1, that give the maps of a backbone of `depth` blocks."""
-    return OUT_INDICES.get(depth) or [depth * k // len(SCALES) for k in range(1, len(SCALES) + 1)]
-
-
-class ViTPyramidConfig(BackboneConfigMixin, PreTrainedConfig):
-    r"""
-    Configuration of a [`ViTPyramidBackbone`].
-
-    Args:
-        backbone_config (`PreTrainedConfig` or `dict`, *optional*): the vision transformer's own configuration, of one
-            of the architectures of `tuner.architectures.ARCHITECTURES`; a Dinov2-base of patch 16 by default.
-        out_indices (`list[int]`, *optional*): the four blocks whose outputs become the maps, finest map first, counted
-            from 1 as in transformers, where 0 is the patch embedding. By default [8, 12, 16, 24] of 24 blocks and the
-            quarters of other depths, [3, 6, 9, 12] of 12; of a hierarchical transformer the last of each stage.
-
-    Raises:
-        ValueError: there are not four such blocks; the architecture is unknown.
-
-    Example:
-
-    ```py
-    >>> from rein_hf import ViTPyramidConfig
-    >>> ViTPyramidConfig().out_indices
-    [3, 6, 9, 12]
-
-    ```
-    """
-
-    model_type = "vit_pyramid"
-    sub_configs = {"backbone_config": AutoConfig}
-
-    backbone_config: dict | PreTrainedConfig | None = None
-    _out_features: list[str] | None = None
-    _out_indices: list[int] | None = None
-
-    def __post_init__(self, **kwargs):
-        if self.backbone_config is None:
-            self.backbone_config = AutoConfig.for_model("dinov2", patch_size=16, image_size=512)
-        elif isinstance(self.backbone_config, dict):
-            self.backbone_config = AutoConfig.for_model(**self.backbone_config)
-        vit = self.backbone_config = feature_config(self.backbone_config)
-        if not hasattr(vit, "patch_size"):
-            vit.patch_size = HIERARCHICAL_PATCH
-        depths = self.depths
-        out_features, out_indices = kwargs.pop("out_features", None), kwargs.pop("out_indices", None)
-        if not self.in_stages:
-            expected = f"{len(SCALES)} different blocks from 1 to {depths[0]}"
-            blocks = default_out_indices(depths[0]) if out_indices is None else list(out_indices)
-            right = len(blocks) == len(set(blocks) & set(range(1, depths[0] + 1))) == len(SCALES)
-        else:
-            ends = list(accumulate(depths))
-            expected = f"a block of each of {len(SCALES)} stages, which end at {ends}"
-            blocks = ends if out_indices is None else list(out_indices)
-            right = len(blocks) == len(ends) == len(SCALES)
-            right = right and all(a < block <= b for block, (a, b) in zip(blocks, pairwise([0, *ends]), strict=True))
-        if not right:
-            raise ValueError(f"out_indices is {blocks}; expected {expected}.")
-        self.stage_names = ["stem"] + [f"stage{index}" for index in range(1, sum(depths) + 1)]
-        self.set_output_features_output_indices(out_features=out_features, out_indices=blocks)
-        super().__post_init__(**kwargs)
-
-    @property
-    def architecture(self) -> Architecture:
-        """What is known of the vision transformer."""
-        return ARCHITECTURES[self.backbone_config.model_type]
-
-    @property
-    def in_stages(self) -> bool:
-        """Whether the vision transformer is hierarchical."""
-        return self.architecture.in_stages(self.backbone_config.to_dict())
-
-    @property
-    def depths(self) -> list[int]:
-        """Number of blocks of each stage; of one, where they are not in stages."""
-        depths = self.architecture.sizes(self.backbone_config.to_dict())["num_hidden_layers"]
-        return depths if isinstance(depths, list) else [depths]
-
-    @property
-    def widths(self) -> list[int]:
-        """Hidden size of each stage."""
-        widths = self.architecture.sizes(self.backbone_config.to_dict())["hidden_size"]
-        return widths if isinstance(widths, list) else [widths]
+from .config import SCALES, ViTPyramidConfig
+from .vit import build_vit
 
 
 class ViTPyramidPreTrainedModel(PreTrainedModel):
@@ -126,10 +34,14 @@ class ViTPyramidPreTrainedModel(PreTrainedModel):
 
 class ViTPyramidBackbone(BackboneMixin, ViTPyramidPreTrainedModel):
     """
-    A vision transformer whose features of four blocks, without the final LayerNorm, are four maps.
+    A vision transformer that gives the features of four of its blocks, without the final LayerNorm, as four maps.
 
     Args:
-        config ([`ViTPyramidConfig`]): sizes, and the blocks that become maps.
+        config ([`ViTPyramidConfig`]): the vision transformer, and the blocks that give the maps.
+
+    Attributes:
+        has_attentions (`bool`): whether it can return attention weights. SAM's and Hiera's blocks attend within
+            windows, and transformers does not return their weights.
 
     Example:
 
@@ -150,65 +62,148 @@ class ViTPyramidBackbone(BackboneMixin, ViTPyramidPreTrainedModel):
         super().__init__(config)
         self.vit = build_vit(config.backbone_config).model
         self.architecture, self.in_stages = config.architecture, config.in_stages
+        self.has_attentions = not self.architecture.grid
         self.prefix = self.architecture.num_prefix_tokens(config.backbone_config.to_dict())
         self.num_features = [config.widths[0]]  # of the stem
         for width, depth in zip(config.widths, config.depths, strict=True):
             self.num_features += [width] * depth
-        # not all architectures say it of themselves
+        # transformers does not declare it for all architectures
         self._no_split_modules = [type(self.vit.get_submodule(self.architecture.blocks)[0]).__name__]
         self.post_init()
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The patch embedding."""
+        return self.vit.get_input_embeddings()
+
     @property
     def scales(self) -> tuple[float, ...]:
-        """By what the features of each block are resized to become a map."""
+        """The factor by which the features of each of the four blocks are resized to become a map."""
         return (1.0,) * len(SCALES) if self.in_stages else SCALES
 
-    def forward(self, pixel_values: torch.Tensor, resize: bool = True, **kwargs) -> BackboneOutput:
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        resize: bool = True,
+        output_hidden_states: bool | int | list[int] | None = None,
+        output_attentions: bool | None = None,
+    ) -> BackboneOutput | tuple:
         """
         Args:
-            pixel_values (`torch.Tensor` of shape `(B, 3, H, W)`): normalised images; H and W are multiples of the
-                patch size p, 2p at least. p is 16 for a hierarchical transformer.
-            resize (`bool`): whether to resize the features; if not, whoever uses them does it, by [`rescale`].
+            pixel_values (`torch.Tensor` of shape `(B, 3, H, W)`): normalised images in floating point. H and W are
+                multiples of the patch size p, at least 2p. p is 16 for a hierarchical transformer.
+            resize (`bool`): whether to resize the features to the sizes below. Without it they are of the vision
+                transformer's own sizes, for a caller who resizes them later with [`rescale`] and `scales`.
+            output_hidden_states (`bool`, `int` or `list[int]`, *optional*): whether to return the hidden states, or
+                the numbers of those to return; by default as in the configuration.
+            output_attentions (`bool`, *optional*): whether to return the attention weights; by default as in the
+                configuration. Needs `attn_implementation="eager"`.
+            return_dict (`bool`, *optional*): False for a tuple of what is not None; by default as in the
+                configuration.
 
         Returns:
-            `BackboneOutput` with `feature_maps` of shapes (B, c, 4H/p, 4W/p), (B, c, 2H/p, 2W/p), (B, c, H/p, W/p) and
-            (B, c, H/2p, W/2p). c differs from map to map for a hierarchical transformer.
+            `BackboneOutput` with
+            - `feature_maps`, of shapes (B, c, 4H/p, 4W/p), (B, c, 2H/p, 2W/p), (B, c, H/p, W/p) and
+              (B, c, H//2p, W//2p). c differs from map to map for a hierarchical transformer;
+            - `hidden_states`, the patch embedding and the outputs of all blocks, in the layout of the vision
+              transformer: (B, P + N, c) with P prefix tokens, or (B, h, w, c) for SAM and Hiera. None in the place of
+              those that were not asked for;
+            - `attentions`, the weights (B, heads, P + N, P + N) of all blocks.
 
         Raises:
-            ValueError: a side is not a multiple of the patch size, or too short for the coarsest map.
+            ValueError: `pixel_values` is not of that kind, or its sides do not fit; attention weights cannot be given.
         """
+        self._check_pixel_values(pixel_values)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        arguments = dict(self.architecture.arguments)
+        if output_attentions:
+            self._check_attentions()
+            arguments["output_attentions"] = True
         height, width = pixel_values.shape[-2:]
         patch = self.config.backbone_config.patch_size
+        # some architectures do not convert images to the dtype of their weights
+        pixel_values = pixel_values.to(self.vit.dtype)
+        if multiple := self.architecture.multiple:
+            pixel_values = F.pad(pixel_values, (0, -width % multiple, 0, -height % multiple))
+        wanted = self._hidden_states_to_return(output_hidden_states)
+        output = self.vit(pixel_values, output_hidden_states=sorted({*self.out_indices, *wanted}), **arguments)
+        maps = []
+        for index, scale in zip(self.out_indices, SCALES, strict=True):
+            features = output.hidden_states[index]
+            if self.architecture.grid:
+                features = features.permute(0, 3, 1, 2)
+            else:
+                # permuted last: so torch knows, even for a single image, that the channels of a pixel are adjacent
+                features = features[:, self.prefix :].unflatten(1, (height // patch, width // patch))
+                features = features.permute(0, 3, 1, 2)
+            if self.in_stages:
+                features = features[..., : int(height / patch * scale), : int(width / patch * scale)]
+            elif resize:
+                features = rescale(features, scale)
+            maps.append(features)
+        hidden_states = tuple(one if index in wanted else None for index, one in enumerate(output.hidden_states))
+        return BackboneOutput(
+            feature_maps=tuple(maps),
+            hidden_states=hidden_states if wanted else None,
+            attentions=tuple(output.attentions) if output_attentions else None,
+        )
+
+    def _check_pixel_values(self, pixel_values: torch.Tensor) -> None:
+        vit = self.config.backbone_config
+        channels = getattr(vit, "num_channels", 3)
+        if pixel_values.dim() != 4 or pixel_values.shape[1] != channels or pixel_values.shape[0] == 0:
+            raise ValueError(
+                f"pixel_values has the shape {tuple(pixel_values.shape)}; expected (B, {channels}, H, W) with one "
+                "image at least."
+            )
+        if not pixel_values.is_floating_point():
+            raise ValueError(
+                f"pixel_values is {pixel_values.dtype}; expected normalised images in floating point, as "
+                "rein_hf.build_image_processor gives them."
+            )
+        height, width = pixel_values.shape[-2:]
+        patch = vit.patch_size
         if height % patch or width % patch or min(height, width) < 2 * patch:
             raise ValueError(
                 f"pixel_values is {height}x{width} pixels; expected sides that are multiples of the patch size "
                 f"{patch}, {2 * patch} at least. Pad the images, as rein_hf.slide_inference does."
             )
-        # not all architectures take images of another type than their weights'
-        pixel_values = pixel_values.to(self.vit.dtype)
-        if multiple := self.architecture.multiple:
-            pixel_values = F.pad(pixel_values, (0, -width % multiple, 0, -height % multiple))
-        output = self.vit(pixel_values, output_hidden_states=self.out_indices, **self.architecture.arguments)
-        maps = []
-        for index, scale in zip(self.out_indices, SCALES, strict=True):
-            map = output.hidden_states[index]
-            if self.architecture.grid:
-                map = map.permute(0, 3, 1, 2)
-            else:
-                # in this order torch sees, of a single image too, that a pixel's channels lie together
-                map = map[:, self.prefix :].unflatten(1, (height // patch, width // patch)).permute(0, 3, 1, 2)
-            if self.in_stages:
-                map = map[..., : int(height / patch * scale), : int(width / patch * scale)]
-            elif resize:
-                map = rescale(map, scale)
-            maps.append(map)
-        return BackboneOutput(feature_maps=tuple(maps))
+
+    def _check_attentions(self) -> None:
+        if not self.has_attentions:
+            raise ValueError(
+                f"output_attentions is True; a {self.config.backbone_config.model_type} attends within windows, and "
+                "transformers does not return the weights of that."
+            )
+        implementation = self.vit.config._attn_implementation
+        if implementation != "eager":
+            raise ValueError(
+                f"output_attentions is True with the attention implementation {implementation!r}, which does not "
+                "return weights; expected 'eager': call set_attn_implementation(\"eager\") on the model."
+            )
+
+    def _hidden_states_to_return(self, output_hidden_states: bool | int | list[int]) -> set[int]:
+        """The numbers of the hidden states that the caller asked for."""
+        number = len(self.stage_names)
+        if isinstance(output_hidden_states, bool):
+            return set(range(number)) if output_hidden_states else set()
+        asked = [output_hidden_states] if isinstance(output_hidden_states, int) else list(output_hidden_states)
+        if not all(-number <= index < number for index in asked):
+            raise ValueError(
+                f"output_hidden_states is {output_hidden_states}; expected numbers from 0, the patch embedding, to "
+                f"{number - 1}, the last block."
+            )
+        return {index % number for index in asked}
 
 
 def rescale(maps: torch.Tensor, scale: float) -> torch.Tensor:
-    """Maps (B, c, H, W) resized bilinearly, to the floor of `scale` times their size.
+    """Maps (B, c, H, W) resized bilinearly to `scale` times their size, rounded down.
 
-    By size where that is the same: a scale factor would make the size a constant of a traced graph.
+    The size is given to `F.interpolate` where that is the same: a scale factor would become a constant when the code
+    is traced, and with it the size.
     """
     if scale == 1:
         return maps
@@ -224,5 +219,5 @@ def backbone_of(model: nn.Module) -> ViTPyramidBackbone:
     return next(module for module in model.modules() if isinstance(module, ViTPyramidBackbone))
 
 
-AutoConfig.register("vit_pyramid", ViTPyramidConfig)
+AutoConfig.register(ViTPyramidConfig.model_type, ViTPyramidConfig)
 AutoBackbone.register(ViTPyramidConfig, ViTPyramidBackbone)

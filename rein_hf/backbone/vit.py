@@ -1,4 +1,4 @@
-"""A vision transformer alone: loaded from its checkpoint, fitted to an image and a patch size, or built anew."""
+"""The vision transformer inside the backbone: loaded from a checkpoint, resampled to other sizes, or newly built."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .positions import use_any_size_modules
 from .resampling import resample
 
 
-# What the patch size is to others: the stride of the third of the maps that a hierarchical transformer has itself.
+# A hierarchical transformer has no single patch size. The stride of its third feature map takes its place.
 HIERARCHICAL_PATCH = 16
 
-# Frozen features are to be the same in training as in evaluation.
+# Set in every configuration: a frozen backbone must give the same features in training as in evaluation.
 NO_DROPOUT = {
     "drop_path_rate": 0.0,
     "hidden_dropout_prob": 0.0,
@@ -32,25 +32,25 @@ NO_DROPOUT = {
 def load_vit(
     pretrained: str | os.PathLike, image_size: int, patch_size: int, **kwargs
 ) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
-    """A pretrained vision transformer, resampled to an image and a patch size.
+    """Loads a pretrained vision transformer and resamples it to an image size and a patch size.
 
     Args:
-        pretrained: local folder or Hub id of a checkpoint that is or contains (a CLIP, a SAM) a vision transformer of
-            one of the architectures of `tuner.architectures.ARCHITECTURES`.
-        image_size (`int`): side in pixels of the square crops that its positions shall fit.
+        pretrained: local folder or Hub id of a checkpoint. It is a vision transformer of one of the architectures of
+            `tuner.architectures.ARCHITECTURES`, or contains one, as a CLIP or a SAM does.
+        image_size (`int`): side in pixels of the square images that its positions are resampled to.
         patch_size (`int`): side in pixels of a patch.
         kwargs: further arguments of `AutoModel.from_pretrained` (`dtype`, `revision`, `token`, ...).
 
     Returns:
-        Its configuration, with the new sizes and without any dropout, and its state dict, see [`resample_to`].
+        The configuration, with the new sizes and without dropout, and the state dict, see [`resample_to`].
 
     Raises:
-        ValueError: no such vision transformer is in the checkpoint, or it lacks weights; the image size is not a
-            multiple of the patch size; the architecture cannot be resampled to it.
+        ValueError: the checkpoint holds no such vision transformer, or lacks weights of it; the image size is not a
+            multiple of the patch size; the architecture cannot be resampled to this patch size.
     """
     if image_size % patch_size:
         raise ValueError(f"image_size is {image_size}; expected a multiple of patch_size {patch_size}.")
-    # none of these needs code from the Hub, and nobody is asked whether to run some
+    # none of these architectures needs code from the Hub; without this transformers may ask whether to run some
     model, report = AutoModel.from_pretrained(pretrained, output_loading_info=True, trust_remote_code=False, **kwargs)
     encoder = find_vision_encoder(model)
     if encoder is None:
@@ -58,17 +58,17 @@ def load_vit(
             f"{pretrained} holds a {type(model).__name__}, whose {unknown_architecture(model.config.model_type)}."
         )
     config, weights = resample_to(encoder.model.config, encoder.model.state_dict(), image_size, patch_size)
-    # transformers only warns of weights that a checkpoint lacks, and makes them up
-    made_up = sorted({f"{encoder.name}.{name}".lstrip(".") for name in weights} & set(report["missing_keys"]))
-    if made_up:
-        raise ValueError(f"{pretrained} lacks weights of its {type(encoder.model).__name__}: {', '.join(made_up)}.")
+    # transformers only warns about weights that a checkpoint lacks, and leaves them random
+    missing = sorted({f"{encoder.name}.{name}".lstrip(".") for name in weights} & set(report["missing_keys"]))
+    if missing:
+        raise ValueError(f"{pretrained} lacks weights of its {type(encoder.model).__name__}: {', '.join(missing)}.")
     return config, weights
 
 
 def resample_to(
     config: PreTrainedConfig, state_dict: dict[str, torch.Tensor], image_size: int, patch_size: int
 ) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
-    """A vision transformer made to fit an image and a patch size.
+    """Resamples a vision transformer to an image size and a patch size.
 
     Args:
         config: its configuration.
@@ -76,11 +76,11 @@ def resample_to(
         image_size, patch_size (`int`): sides in pixels.
 
     Returns:
-        Its configuration, with the new sizes and without any dropout (frozen features are to be the same in training
-        as in evaluation), and its weights, resampled, without those that belong to pre-training alone.
+        The configuration, with the new sizes and without dropout (a frozen backbone must give the same features in
+        training as in evaluation), and the resampled weights, without those that only pre-training uses.
 
     Raises:
-        ValueError: the architecture has strides of its own, and `patch_size` is not theirs.
+        ValueError: the architecture is hierarchical, with fixed strides, and `patch_size` is not 16.
     """
     config = copy.deepcopy(feature_config(config))
     architecture = ARCHITECTURES[config.model_type]
@@ -105,9 +105,9 @@ def resample_to(
 
 
 def build_vit(config: PreTrainedConfig) -> VisionEncoder:
-    """The vision transformer of a configuration, with new weights, that takes images of any size. What comes after its
-    blocks is left out where no feature needs it."""
-    # in the type that the whole model is being made in, not in the one its configuration was once saved with
+    """A new vision transformer with random weights that accepts images of any size. Modules after its blocks that no
+    feature needs, such as poolers, are left out."""
+    # in the dtype in which the surrounding model is being built; its configuration may record another one
     encoder = find_vision_encoder(AutoModel.from_config(config, dtype=torch.get_default_dtype()))
     for name in encoder.architecture.unused:
         if hasattr(encoder.model, name):
@@ -117,10 +117,11 @@ def build_vit(config: PreTrainedConfig) -> VisionEncoder:
 
 
 def feature_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The configuration of the same network as a model of features.
+    """The configuration with which transformers builds this network as a feature extractor. It differs from `config`
+    where the architecture's own model does something else, as a masked autoencoder does.
 
     Raises:
-        ValueError: it is of an unknown architecture.
+        ValueError: the architecture is unknown.
     """
     if config.model_type not in ARCHITECTURES:
         raise ValueError(f"The backbone's {unknown_architecture(config.model_type)}.")

@@ -1,4 +1,4 @@
-"""What classifies: Mask2Former's head with fast modules and the paper's loss, and a light head for single pixels."""
+"""Segmentation heads: Mask2Former's with fast modules and the paper's loss, and a light one that classifies pixels."""
 
 from .criterion import ReinCriterion, pixel_loss
 from .heads import HEAD_MODULES, HEADS, head_of

@@ -1,20 +1,20 @@
-"""Mask2Former's loss as the authors' configuration trains with it, and that of heads that classify pixels.
+"""The paper's loss for Mask2Former's head, and the loss of heads that classify pixels.
 
 What differs from transformers' `Mask2FormerLoss`:
-- decoder outputs are supervised in the decoder's order, the initial one first, so that the random points drawn from a
-  seed are the reference's;
-- the number of masks is averaged over the processes; transformers divides that average by the number of processes
-  again, which makes mask and dice losses grow with it;
-- images without any valid pixel give a mask and dice loss of zero instead of an error, and count as one mask in the
-  normalisation, as in the reference;
-- matching and losses are computed in float32 at least, whatever autocast does around them;
-- the device is waited for once, for the matching costs of all decoder outputs and images, and neither points nor
-  target masks are copied per query.
+- the decoder outputs are supervised in the decoder's order, the initial output first, so that with the same seed the
+  same random points are drawn as in the reference implementation;
+- the number of masks is averaged over the processes. Transformers divides this average by the number of processes once
+  more, so that its mask and dice losses grow with the number of processes;
+- an image without any valid pixel has a mask and dice loss of zero, where transformers raises an error, and counts as
+  one mask in the normalisation, as in the reference;
+- matching and losses are computed in float32 or wider, also under autocast;
+- the losses of all decoder outputs are computed together, in few operations, and so are the matching costs, for which
+  the program waits for the device once per step;
+- neither points nor target masks are copied for every query.
 """
 
 from __future__ import annotations
 
-from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -22,26 +22,24 @@ from accelerate import PartialState
 from accelerate.utils import reduce
 from torch.nn import functional as F
 from transformers import Mask2FormerConfig
-from transformers.models.mask2former.modeling_mask2former import (
-    Mask2FormerLoss,
-    dice_loss,
-    sigmoid_cross_entropy_loss,
-)
+from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
 from ..labels import IGNORE
-from .matcher import ReinMatcher, at_least_float32, sample_points
+from .matcher import Pairs, ReinMatcher, Targets, at_least_float32, sample_points
 
 
 def pixel_loss(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
     """Cross-entropy of a head that classifies pixels, in float32, for the stock Trainer's `compute_loss_func`.
 
-    Averaged over all pixels, those of no class too, with a loss of zero, as in the authors' framework; transformers'
-    average over labelled pixels is NaN for images without any, and another for every way to split a batch.
+    The loss is averaged over all pixels, as in the authors' framework; pixels of no class count with a loss of zero.
+    Transformers averages over labelled pixels. That is NaN for images without any, and depends on how a batch is split
+    into micro-batches.
 
     Args:
-        outputs: with `logits` (B, K, H, W).
+        outputs: has `logits` (B, K, H, W).
         labels (`(B, H, W)`): class ids; 255 for pixels of no class.
-        num_items_in_batch (*optional*): pixels of the whole step, over all its micro-batches and processes.
+        num_items_in_batch (*optional*): number of pixels of the whole step, in all its micro-batches and processes; of
+            `labels` by default.
     """
     with torch.autocast(labels.device.type, enabled=False):
         loss = F.cross_entropy(at_least_float32(outputs.logits), labels, ignore_index=IGNORE, reduction="sum")
@@ -49,12 +47,13 @@ def pixel_loss(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor |
 
 
 class Points(NamedTuple):
-    """Random points for one decoder output, x and y from 0 to 1, in the order in which they are drawn.
+    """Random points for one decoder output, x and y from 0 to 1. They are drawn in the order of the fields.
 
     Args:
-        matching: per image (1, P, 2).
-        candidates: (M, 3P, 2) for M matched masks; the most uncertain of them are used.
-        random: (M, P / 4, 2).
+        matching: for each image (1, P, 2), where predicted and target masks are compared for the matching.
+        candidates: (M, 3P, 2) for M matched masks; the loss uses the 3P / 4 points where the prediction is the most
+            uncertain.
+        random: (M, P / 4, 2), which the loss uses as they are.
     """
 
     matching: list[torch.Tensor]
@@ -66,14 +65,14 @@ class ReinCriterion(Mask2FormerLoss):
     """The paper's loss; a subclass of the stock criterion for the reasons at the top of this file.
 
     Args:
-        config (`Mask2FormerConfig`): weights and numbers of points.
+        config (`Mask2FormerConfig`): gives the loss weights and the numbers of points.
         weight_dict (`dict[str, float]`): weight of each loss, `model.weight_dict`.
 
     Attributes:
-        averages (`(2,)`, *optional*): [`totals`] of the batches of a whole step, averaged over its micro-batches and
-            processes. Whoever knows them sets them for the step, and the mean of its losses is then the loss of all
-            its images in one batch. Without them, masks are averaged over the processes, and the class loss is a mean
-            of the batch.
+        averages (`(2,)`, *optional*): the average of [`totals`] over all micro-batches and processes of a step. A
+            trainer that knows it sets it for the step; the mean of the losses of these batches is then the loss that
+            all their images would have as one batch. While it is None, the number of masks is averaged over the
+            processes, and the class loss is the mean of the batch.
     """
 
     def __init__(self, config: Mask2FormerConfig, weight_dict: dict[str, float]) -> None:
@@ -87,27 +86,28 @@ class ReinCriterion(Mask2FormerLoss):
         self,
         masks_queries_logits: torch.Tensor,
         class_queries_logits: torch.Tensor,
-        mask_labels: list[torch.Tensor],
-        class_labels: list[torch.Tensor],
+        mask_labels: list[torch.Tensor] | torch.Tensor,
+        class_labels: list[torch.Tensor] | torch.Tensor,
         auxiliary_predictions: list[dict[str, torch.Tensor]] | None = None,
     ) -> dict[str, torch.Tensor]:
         """
         Args:
             masks_queries_logits (`(B, m, h, w)`), class_queries_logits (`(B, m, K + 1)`): the last decoder output.
-            mask_labels: per image the binary masks of its classes, (classes, H, W); one size for all images.
-            class_labels: per image the class of each mask, (classes,).
-            auxiliary_predictions: the outputs before the last one, the initial one first; same two keys.
+            mask_labels: for each image the binary masks of its classes, (classes, H, W); one size for all images. Or
+                one tensor (B, classes, H, W), if all images have as many masks.
+            class_labels: for each image the class of each of these masks, (classes,); or one tensor (B, classes).
+            auxiliary_predictions: the decoder outputs before the last one, the initial output first, as dictionaries
+                with the keys `masks_queries_logits` and `class_queries_logits`.
 
         Returns:
-            Unweighted losses by transformers' names: `loss_cross_entropy`, `loss_mask`, `loss_dice`, and the same with
-            `_0`, `_1`, ... for the outputs before the last one.
+            Unweighted losses by transformers' names: `loss_cross_entropy`, `loss_mask` and `loss_dice` of the last
+            decoder output, and the same names with `_0`, `_1`, ... for the outputs before it.
 
         Raises:
-            ValueError: the masks of two images differ in size.
+            ValueError: the masks of two images differ in size, or the numbers of images, masks and classes differ.
         """
-        sizes = {tuple(masks.shape[-2:]) for masks in mask_labels}
-        if len(sizes) > 1:
-            raise ValueError(f"mask_labels have the sizes {sorted(sizes)}; expected one: pad them as the images are.")
+        mask_labels, class_labels = list(mask_labels), list(class_labels)
+        _check_labels(mask_labels, class_labels, batch=len(masks_queries_logits))
         auxiliary = [(o["masks_queries_logits"], o["class_queries_logits"]) for o in auxiliary_predictions or []]
         outputs = [*auxiliary, (masks_queries_logits, class_queries_logits)]
         suffixes = [*(f"_{index}" for index in range(len(auxiliary))), ""]
@@ -115,92 +115,110 @@ class ReinCriterion(Mask2FormerLoss):
             num_masks, share = self.get_num_masks(class_labels, device=masks_queries_logits.device), 1.0
         else:
             num_masks, share = self.averages[0], self.totals(class_labels)[1] / self.averages[1]
+        dtype = torch.promote_types(masks_queries_logits.dtype, torch.float32)
         with torch.autocast(masks_queries_logits.device.type, enabled=False):
-            # all are drawn first, in the order in which output after output would have drawn its own
+            # drawn before anything else, in the order in which a loop over the outputs would draw them
             points = [self._draw_points(masks, class_labels) for masks, _ in outputs]
-            matched = self.matcher(outputs, mask_labels, class_labels, [drawn.matching for drawn in points])
-            pairs = self._pairs(matched, class_labels, masks_queries_logits)
-            all_masks, all_classes = torch.cat(mask_labels), torch.cat(class_labels)
-            losses = {}
-            for suffix, (masks, classes), drawn, (queries, targets, order) in zip(
-                suffixes, outputs, points, pairs.unbind(1), strict=True
-            ):
-                found = self._mask_losses(masks, all_masks, queries, targets, order, drawn, num_masks)
-                found["loss_cross_entropy"] = share * self._class_loss(classes, all_classes[targets], queries)
-                losses |= {name + suffix: loss for name, loss in found.items()}
-        return losses
+            targets = Targets.of_images(mask_labels, class_labels, dtype)
+            compared = torch.cat([one for drawn in points for one in drawn.matching]).to(dtype)
+            matched = self.matcher(outputs, targets, compared.unflatten(0, (len(outputs), -1)))
+            pairs = Pairs.of_matching(matched, targets, outputs[0][0])
+            losses = self._mask_losses([masks for masks, _ in outputs], targets, pairs, points, num_masks)
+            losses["loss_cross_entropy"] = share * self._class_losses([one for _, one in outputs], targets, pairs)
+        # copies: the model multiplies its weights into them, which autograd forbids for parts of one tensor
+        return {
+            name + suffix: loss.clone()
+            for name, of_outputs in losses.items()
+            for suffix, loss in zip(suffixes, of_outputs.unbind(), strict=True)
+        }
 
     def _draw_points(self, masks: torch.Tensor, class_labels: list[torch.Tensor]) -> Points:
         matched = sum(min(len(classes), masks.shape[1]) for classes in class_labels)
-        dtype = torch.promote_types(masks.dtype, torch.float32)
 
         def draw(rows: int, number: int) -> torch.Tensor:
-            return torch.rand(rows, number, 2, device=masks.device).to(dtype)
+            return torch.rand(rows, number, 2, device=masks.device)
 
         matching = [draw(1, self.num_points) for _ in class_labels]
-        if not matched:  # the reference draws no more
+        if not matched:  # then the reference draws no further points
             return Points(matching, masks.new_zeros(0), masks.new_zeros(0))
         uncertain = int(self.importance_sample_ratio * self.num_points)
         candidates = draw(matched, int(self.num_points * self.oversample_ratio))
         return Points(matching, candidates, draw(matched, self.num_points - uncertain))
 
-    def _pairs(self, matched, class_labels: list[torch.Tensor], masks: torch.Tensor) -> torch.Tensor:
-        """The matching (3, O, M) of O outputs, M masks each: every matched query among the queries of the whole batch,
-        its mask among the masks of the whole batch, and the pairs in the order of their masks."""
-        images, m = len(class_labels), masks.shape[1]
-        first_mask = [0, *accumulate(len(classes) for classes in class_labels)]
-        shift = torch.cat(
-            [
-                torch.tensor([[image * m], [first_mask[image]]]).expand(2, len(queries))
-                for image, (queries, _) in enumerate(matched[:images])
-            ],
-            dim=1,
-        )
-        pairs = [torch.stack(pair) for pair in matched]
-        outputs = [torch.cat(pairs[first : first + images], dim=1) + shift for first in range(0, len(pairs), images)]
-        pairs = torch.stack(outputs, dim=1)
-        return torch.cat([pairs, pairs[1:].argsort()]).to(masks.device, non_blocking=True)
-
-    def _mask_losses(self, masks, all_masks, queries, targets, order, points, num_masks) -> dict[str, torch.Tensor]:
-        if not len(queries):
-            zero = at_least_float32(masks).sum() * 0  # keeps the graph: every rank of a parallel run goes backward
-            return {"loss_mask": zero, "loss_dice": zero.clone()}
-        masks = at_least_float32(masks.flatten(0, 1)[queries])
+    def _mask_losses(
+        self,
+        masks: list[torch.Tensor],
+        targets: Targets,
+        pairs: Pairs,
+        points: list[Points],
+        num_masks: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """Mask loss and dice loss (O,) of O decoder outputs, from their mask logits (B, m, h, w)."""
+        if not pairs.queries.shape[1]:
+            # part of the graph: all processes of a run must go backward
+            zeros = torch.stack([at_least_float32(one).sum() * 0 for one in masks])
+            return {"loss_mask": zeros, "loss_dice": zeros}
+        matched = [one.flatten(0, 1)[queries] for one, queries in zip(masks, pairs.queries, strict=True)]
+        matched = at_least_float32(torch.stack(matched))
         with torch.no_grad():
-            uncertainty = -sample_points(masks, points.candidates).abs()
-            number = self.num_points - points.random.shape[1]
-            chosen = uncertainty.topk(number, dim=1, sorted=False).indices
-            # a point as one complex number is gathered as a whole
-            uncertain = torch.view_as_real(torch.view_as_complex(points.candidates).gather(1, chosen))
-            where = torch.cat([uncertain, points.random], dim=1)
-            # points are put into the order of the masks, and not the masks, which are larger, into that of the points
-            if len(targets) < len(all_masks):
-                all_masks = all_masks[targets[order]]
-            labels = torch.empty(where.shape[:2], dtype=masks.dtype, device=masks.device)
-            labels[order] = sample_points(all_masks.to(masks.dtype), where[order])
-        logits = sample_points(masks, where)
-        return {
-            "loss_mask": sigmoid_cross_entropy_loss(logits, labels, num_masks),
-            "loss_dice": dice_loss(logits, labels, num_masks),
-        }
+            where = torch.stack(list(map(self._choose_points, matched, points)))  # (O, M, P, 2)
+            # in the order of the masks: the other way round the masks, which are larger, would be copied
+            labels = sample_points(targets.masks, where.flatten(0, 1)[pairs.of_mask])  # (N, O, P)
+            labels = labels.flatten(0, 1)[pairs.places].unflatten(0, where.shape[:2])
+        logits = sample_points(matched.flatten(0, 1), where.flatten(0, 1)).view_as(labels)
+        cross_entropy = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=2)
+        probabilities = logits.sigmoid()
+        dice = 1 - (2 * (probabilities * labels).sum(dim=2) + 1) / (probabilities.sum(2) + labels.sum(2) + 1)
+        return {"loss_mask": cross_entropy.sum(dim=1) / num_masks, "loss_dice": dice.sum(dim=1) / num_masks}
 
-    def _class_loss(self, classes: torch.Tensor, matched: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
-        """Cross entropy of class logits (B, m, K + 1), for the matched queries with the classes of their masks."""
-        logits = at_least_float32(classes.flatten(0, 1))
-        expected = torch.full_like(logits[:, 0], self.num_labels, dtype=torch.int64)
-        expected[queries] = matched
-        return F.cross_entropy(logits, expected, weight=self.empty_weight.to(logits.dtype))
+    def _choose_points(self, masks: torch.Tensor, points: Points) -> torch.Tensor:
+        """Where the losses of M masks (M, h, w) are computed, (M, P, 2): the most uncertain candidates, and random
+        points."""
+        candidates = points.candidates.to(masks.dtype)
+        uncertainty = -sample_points(masks, candidates).abs()
+        number = self.num_points - points.random.shape[1]
+        chosen = uncertainty.topk(number, dim=1, sorted=False).indices
+        # x and y as one complex number: both are gathered by one index
+        uncertain = torch.view_as_real(torch.view_as_complex(candidates).gather(1, chosen))
+        return torch.cat([uncertain, points.random.to(masks.dtype)], dim=1)
+
+    def _class_losses(self, classes: list[torch.Tensor], targets: Targets, pairs: Pairs) -> torch.Tensor:
+        """Cross-entropy (O,) of the class logits (B, m, K + 1) of O decoder outputs: for matched queries with the
+        classes of their masks, for all others with "no object"."""
+        logits = at_least_float32(torch.stack(classes)).flatten(1, 2)
+        expected = torch.full_like(logits[..., 0], self.num_labels, dtype=torch.int64)
+        expected.scatter_(1, pairs.queries, targets.classes[pairs.masks])
+        weight = self.empty_weight.to(logits.dtype)
+        losses = F.cross_entropy(logits.transpose(1, 2), expected, weight=weight, reduction="none")
+        return losses.sum(dim=1) / weight[expected].sum(dim=1)
 
     def totals(self, class_labels: list[torch.Tensor]) -> tuple[float, float]:
-        """What mask and dice losses, and what the class loss of a batch are divided by: its masks, an image without
-        any counting as one, and the sum of the weights of its queries' target classes."""
+        """By what the losses of a batch are divided: mask and dice losses by its number of masks, where an image
+        without any counts as one; the class loss by the sum of the weights of the target classes of all queries."""
         matched = sum(min(len(classes), self.num_queries) for classes in class_labels)
         masks = sum(max(len(classes), 1) for classes in class_labels)
         return float(masks), matched + self.eos_coef * (len(class_labels) * self.num_queries - matched)
 
     def get_num_masks(self, class_labels: list[torch.Tensor], device: torch.device) -> torch.Tensor:
-        """Masks per process, at least one: a 0-dim tensor. An image without any counts as one, as in the reference."""
+        """Average number of masks per process, at least one, a 0-dim tensor. An image without masks counts as one, as
+        in the reference."""
         num_masks = torch.tensor(self.totals(class_labels)[0], device=device)
         if PartialState._shared_state:
             num_masks = reduce(num_masks, reduction="mean")
         return num_masks.clamp(min=1)
+
+
+def _check_labels(mask_labels: list[torch.Tensor], class_labels: list[torch.Tensor], batch: int) -> None:
+    if not len(mask_labels) == len(class_labels) == batch:
+        raise ValueError(
+            f"mask_labels are of {len(mask_labels)} images and class_labels of {len(class_labels)}; expected {batch}, "
+            "as many as pixel_values has."
+        )
+    sizes = {tuple(masks.shape[-2:]) for masks in mask_labels}
+    if len(sizes) > 1:
+        raise ValueError(f"mask_labels have the sizes {sorted(sizes)}; expected one: pad them as the images are.")
+    numbers = [(len(masks), len(classes)) for masks, classes in zip(mask_labels, class_labels, strict=True)]
+    if any(masks != classes for masks, classes in numbers):
+        raise ValueError(
+            f"numbers of masks and of class_labels of each image are {numbers}; expected the same number."
+        )

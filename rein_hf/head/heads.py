@@ -1,4 +1,4 @@
-"""Segmentation heads of transformers that fit onto a vision transformer: one entry each."""
+"""The segmentation heads of transformers that can be put on a vision transformer, one entry each."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ from transformers import (
     UperNetForSemanticSegmentation,
 )
 
+from ..backbone import ViTPyramidConfig
+
 
 @dataclass(frozen=True)
 class Head:
     """
-    What the library needs to know of a head.
+    What the library needs to know about a head.
 
     Args:
-        model: class of the whole segmenter; `config`: of its configuration.
-        backbone (`str`): name of the backbone in the segmenter.
-        modules: what is trained and saved beside a tuned backbone, by the end of its name.
-        queries: the head's own object queries, which linked tokens take the place of; none in a head that classifies
-            pixels and not masks.
-        arguments: of the configuration, where transformers' default is not meant.
+        model: class of the segmenter, backbone and head together.
+        config: class of the segmenter's configuration.
+        backbone (`str`): name of the backbone module in the segmenter.
+        modules: the head's modules that are trained and saved with an adapter, by the end of their names.
+        queries: the modules of the head's own object queries, which Rein's linked tokens replace; empty for a head
+            that classifies pixels instead of masks.
+        arguments: arguments of the configuration that differ from transformers' defaults.
     """
 
     model: type[PreTrainedModel]
@@ -39,7 +42,7 @@ class Head:
 
     @property
     def classifies_masks(self) -> bool:
-        """Whether it classifies masks, one for each query, or pixels."""
+        """Whether the head predicts one mask and class per query; otherwise it predicts a class per pixel."""
         return bool(self.queries)
 
 
@@ -57,8 +60,8 @@ HEADS = {
         ),
         queries=("transformer_module.queries_embedder", "transformer_module.queries_features"),
     ),
-    # a feature pyramid, classified pixel by pixel: without its pyramid pooling and its auxiliary head the nearest that
-    # there is to the paper's SemFPN
+    # without pyramid pooling and auxiliary head, UperNet is a feature pyramid whose pixels are classified: of
+    # transformers' heads the closest to the paper's SemFPN
     "upernet": Head(
         UperNetForSemanticSegmentation,
         UperNetConfig,
@@ -68,15 +71,22 @@ HEADS = {
     ),
 }
 
-# What is trained and saved beside Rein: the whole of Mask2Former's head but its queries, which the tokens become.
+# Mask2Former's configuration warns about a backbone that is not in this list, every time one is made or loaded
+Mask2FormerConfig.backbones_supported = [*Mask2FormerConfig.backbones_supported, ViTPyramidConfig.model_type]
+
+# Trained and saved together with Rein: all of Mask2Former's head except its queries, which Rein's tokens replace.
 HEAD_MODULES = list(HEADS["mask2former"].modules)
 
 
 def head_of(model_type: str | None, named: str = "model_type") -> Head:
-    """The head of a segmenter's `model_type`.
+    """The head with this `model_type` of the segmenter's configuration.
+
+    Args:
+        model_type: a key of `HEADS`.
+        named: how the error message calls the place where `model_type` was found.
 
     Raises:
-        ValueError: there is none of that name; `named` says who named it.
+        ValueError: there is no such head.
     """
     if model_type not in HEADS:
         raise ValueError(f"{named} is {model_type!r}; expected one of {', '.join(HEADS)}.")

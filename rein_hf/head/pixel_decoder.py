@@ -1,11 +1,13 @@
-"""Mask2Former's pixel decoder at less cost, and traceable for images of any size: the same parameters, names and
-results, to rounding.
+"""Mask2Former's pixel decoder at less cost, and traceable for images of any size: same parameters, same names, same
+results up to rounding.
 
 What differs from transformers' modules:
-- positions are made once per size, for one image; transformers remembers one of the three sizes, for a whole batch;
-- activations are made in place, and nobody waits for the device to hear that they are finite: the trainer looks at the
-  loss (divergence.py);
-- no padding masks, which are empty, and no tensors of sizes: a graph that they are traced into holds for one size.
+- position embeddings are computed once per size, for one image, and expanded to the batch; transformers caches only
+  one of the three sizes, for the whole batch;
+- activations are computed in place. The stock layers check that they are finite, which waits for the device; here the
+  trainer checks the loss instead (divergence.py);
+- there are no padding masks, because images are never padded here, and no tensors that hold sizes: tracing would turn
+  those into constants, and the graph would hold for one size only.
 """
 
 from __future__ import annotations
@@ -25,11 +27,12 @@ from transformers.models.mask2former.modeling_mask2former import (
 from transformers.pytorch_utils import compile_compatible_method_lru_cache
 
 from ..backbone import rescale
+from .transforms import is_transformed, makes_ordinary_tensors
 
 
 class PixelDecoder(Mask2FormerPixelDecoder):
-    """The pixel decoder; a subclass because `torch.as_tensor` of the maps' sizes, which nobody uses, would make them
-    constants of a traced graph."""
+    """The pixel decoder; a subclass because the stock one puts the sizes of its maps into a tensor that nobody uses,
+    and tracing turns them into constants."""
 
     def forward(
         self,
@@ -42,40 +45,46 @@ class PixelDecoder(Mask2FormerPixelDecoder):
     ) -> Mask2FormerPixelDecoderOutput:
         """
         Args:
-            features: maps of the backbone, finest first.
-            scales (*optional*): by what each map is still to be resized, `ViTPyramidBackbone.scales`.
+            features: feature maps of the backbone, (B, c, h, w), finest first.
+            scales (*optional*): the factor by which each feature map still has to be resized,
+                `ViTPyramidBackbone.scales`; none of them by default.
             encoder_outputs, output_attentions, output_hidden_states, return_dict: as in the stock module.
 
         Returns:
-            `Mask2FormerPixelDecoderOutput`: pixel embeddings at stride 4 and three maps, coarsest first.
+            `Mask2FormerPixelDecoderOutput`: `mask_features`, the pixel embeddings at stride 4, (B, c, H/4, W/4), and
+            `multi_scale_features`, three maps of strides 32, 16 and 8.
         """
+        # group_norm has a forward-mode derivative for contiguous maps only, and vmap cannot always add in place
+        transformed = is_transformed(*features, *self.parameters())
+        if transformed:
+            features = [feature_map.contiguous() for feature_map in features]
         features = list(zip(features, scales or [1.0] * len(features), strict=True))
         coarsest = features[::-1][: self.num_feature_levels]
         inputs = [
-            _project_and_rescale(*one, map, scale)
-            for one, (map, scale) in zip(self.input_projections, coarsest, strict=True)
+            _project_and_rescale(*projection, feature_map, scale)
+            for projection, (feature_map, scale) in zip(self.input_projections, coarsest, strict=True)
         ]
-        shapes = [(map.shape[2], map.shape[3]) for map in inputs]
+        shapes = [(level.shape[2], level.shape[3]) for level in inputs]
         if encoder_outputs is None:
-            positions = [self.position_embedding(map.shape, map.device, map.dtype) for map in inputs]
+            positions = [self.position_embedding(level.shape, level.device, level.dtype) for level in inputs]
             encoder_outputs = self.encoder(
-                inputs_embeds=torch.cat([_flatten_map(map) for map in inputs], dim=1),
+                inputs_embeds=torch.cat([_flatten_map(level) for level in inputs], dim=1),
                 position_embeddings=torch.cat(
-                    [_flatten_map(map) + level for map, level in zip(positions, self.level_embed, strict=True)], dim=1
+                    [_flatten_map(one) + level for one, level in zip(positions, self.level_embed, strict=True)], dim=1
                 ),
                 spatial_shapes_list=shapes,
-                valid_ratios=inputs[0].new_ones(len(inputs[0]), len(inputs), 2),
+                valid_ratios=inputs[0].new_ones(inputs[0].shape[0], len(inputs), 2),
                 output_attentions=output_attentions,
                 output_hidden_states=output_hidden_states,
                 return_dict=return_dict,
             )
         levels = encoder_outputs.last_hidden_state.split([height * width for height, width in shapes], dim=1)
-        # channels of a pixel stay together, here and in what follows: that resizes ten times as fast
+        # channels last, in these maps and all that follow: they are resized ten times as fast
         maps = [level.unflatten(1, shape).permute(0, 3, 1, 2) for level, shape in zip(levels, shapes, strict=True)]
-        for index, (map, scale) in enumerate(features[: self.num_fpn_levels][::-1]):
-            lateral = _project_and_rescale(*self.lateral_convolutions[index], map, scale)
+        for index, (feature_map, scale) in enumerate(features[: self.num_fpn_levels][::-1]):
+            lateral = _project_and_rescale(*self.lateral_convolutions[index], feature_map, scale)
             summed = F.interpolate(maps[-1], size=lateral.shape[-2:], mode="bilinear", align_corners=False)
-            summed += lateral
+            summed = (summed + lateral).contiguous() if transformed else summed.add_(lateral)
             convolution, norm, _ = self.output_convolutions[index]
             maps.append(F.relu(norm(convolution(summed)), inplace=True))
         return Mask2FormerPixelDecoderOutput(
@@ -85,27 +94,34 @@ class PixelDecoder(Mask2FormerPixelDecoder):
         )
 
 
-def _project_and_rescale(convolution: nn.Module, norm: nn.Module, map: torch.Tensor, scale: float) -> torch.Tensor:
-    """A projection of a map that is to be resized: pixel by pixel, and so it may as well come first, where there are
-    fewer pixels, and resizing after it, where there are fewer channels."""
-    return norm(rescale(convolution(map), scale) if scale > 1 else convolution(rescale(map, scale)))
+def _project_and_rescale(
+    convolution: nn.Module, norm: nn.Module, feature_map: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """A feature map, resized and projected. The projection looks at one pixel at a time, so both orders give the same.
+    A map that is enlarged is projected first, while it has fewer pixels."""
+    return norm(rescale(convolution(feature_map), scale) if scale > 1 else convolution(rescale(feature_map, scale)))
 
 
-def _flatten_map(map: torch.Tensor) -> torch.Tensor:
+def _flatten_map(feature_map: torch.Tensor) -> torch.Tensor:
     """(B, c, H, W) -> (B, H * W, c)."""
-    return map.flatten(2).transpose(1, 2)
+    return feature_map.flatten(2).transpose(1, 2)
 
 
 class PixelDecoderEncoder(Mask2FormerPixelDecoderEncoderOnly):
-    """The layers of the pixel decoder; a subclass because `torch.linspace` makes the maps' sizes constants of a traced
-    graph."""
+    """The layers of the pixel decoder; a subclass because tracing turns the sizes in the stock one's `torch.linspace`
+    into constants."""
 
     @staticmethod
     def get_reference_points(
         spatial_shapes_list: list[tuple[int, int]], valid_ratios: torch.Tensor, device: torch.device
     ) -> torch.Tensor:
-        """Centres of all pixels of all levels, x and y from 0 to 1 of each level, (B, N, levels, 2), from height and
-        width of each level and the part of it that is image, (B, levels, 2)."""
+        """Reference points (B, N, levels, 2): x and y, from 0 to 1, of the centres of all pixels of all levels.
+
+        Args:
+            spatial_shapes_list: height and width of each level.
+            valid_ratios (`(B, levels, 2)`): the fraction of each level's width and height that is not padding.
+            device: of the result.
+        """
         points = []
         for level, (height, width) in enumerate(spatial_shapes_list):
             y, x = (torch.arange(size, dtype=valid_ratios.dtype, device=device) + 0.5 for size in (height, width))
@@ -117,8 +133,8 @@ class PixelDecoderEncoder(Mask2FormerPixelDecoderEncoderOnly):
 
 
 class PixelDecoderEncoderLayer(Mask2FormerPixelDecoderEncoderLayer):
-    """A layer of the pixel decoder; a subclass because the stock one copies the wide activations of its MLP, and looks
-    at all values of its output in training."""
+    """A layer of the pixel decoder; a subclass because the stock one copies the wide activations of its MLP, and in
+    training checks every value of its output."""
 
     def forward(
         self,
@@ -131,11 +147,11 @@ class PixelDecoderEncoderLayer(Mask2FormerPixelDecoderEncoderLayer):
         Args:
             hidden_states (`(B, N, c)`): level after level.
             attention_mask (`(B, N)`, *optional*): True where there is padding.
-            output_attentions (`bool`): whether to return the attention weights too.
+            output_attentions (`bool`): whether to return the attention weights as well.
             kwargs: further arguments of [`DeformableAttention`].
 
         Returns:
-            The output (B, N, c), and the attention weights if asked for.
+            The output (B, N, c) and, with `output_attentions`, the attention weights.
         """
         attended, weights = self.self_attn(
             hidden_states=hidden_states,
@@ -144,36 +160,40 @@ class PixelDecoderEncoderLayer(Mask2FormerPixelDecoderEncoderLayer):
             output_attentions=output_attentions,
             **kwargs,
         )
-        hidden_states = self.self_attn_layer_norm(hidden_states + self._dropped(attended))
-        rows = hidden_states.flatten(0, 1)  # in place, autograd would copy what is a view of rows
+        hidden_states = self.self_attn_layer_norm(hidden_states + self._drop(attended))
+        rows = hidden_states.flatten(0, 1)  # fc1 of 3-dim rows is a view, which a relu in place copies
         wide = F.relu(self.fc1(rows), inplace=True)
-        rows = rows + self._dropped(self.fc2(self._dropped(wide)))
+        rows = rows + self._drop(self.fc2(self._drop(wide)))
         hidden_states = self.final_layer_norm(rows).view_as(hidden_states)
         return (hidden_states, weights.transpose(1, 0)) if output_attentions else (hidden_states,)
 
-    def _dropped(self, tensor: torch.Tensor) -> torch.Tensor:
+    def _drop(self, tensor: torch.Tensor) -> torch.Tensor:
         return F.dropout(tensor, self.dropout, self.training)
 
 
 class SinePositions(Mask2FormerSinePositionEmbedding):
-    """Sine positions; a subclass because those of a size are made once, and for one image of a batch."""
+    """Sine position embeddings; a subclass because they are computed once per size, and for one image only."""
 
     def forward(
         self, shape: torch.Size, device: torch.device, dtype: torch.dtype, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Positions (B, 2 * num_position_features, H, W) of maps of `shape` (B, c, H, W), not to be written to."""
+        """Position embeddings (B, 2 * num_position_features, H, W) for maps of `shape` (B, c, H, W). Do not write into
+        them: the images of a batch share their memory, and later calls return them again."""
         if mask is not None:
             return super().forward(shape, device, dtype, mask)
         batch, _, height, width = shape
-        return self._of_one_image(height, width, device, dtype, *self._settings).expand(batch, -1, -1, -1)
+        embed = self._embed_one_image
+        if not torch.compiler.is_compiling() and not makes_ordinary_tensors():
+            embed = embed.__wrapped__  # not to be cached
+        return embed(height, width, device, dtype, *self._settings).expand(batch, -1, -1, -1)
 
     @property
     def _settings(self) -> tuple:
         return self.num_position_features, self.normalize, self.scale, self.temperature
 
     @staticmethod
-    @compile_compatible_method_lru_cache(maxsize=6)  # the three maps of two sizes of images
-    def _of_one_image(height: int, width: int, device: torch.device, dtype: torch.dtype, *settings) -> torch.Tensor:
-        with torch.inference_mode(False):  # remembered for training as well
-            stock = Mask2FormerSinePositionEmbedding.build_sine_position_embedding
+    @compile_compatible_method_lru_cache(maxsize=6)  # three maps for each of two image sizes
+    def _embed_one_image(height: int, width: int, device: torch.device, dtype: torch.dtype, *settings) -> torch.Tensor:
+        with torch.inference_mode(False):  # cached, so training must be able to use it too
+            stock = Mask2FormerSinePositionEmbedding.build_sine_position_embedding.__wrapped__  # without its own cache
             return stock(torch.Size((1, 0, height, width)), device, dtype, *settings)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from transformers import Dinov2Config
 
-from ..backbone import pyramid as backbone
+from ..backbone import config as backbone
 from .names import Tensors
 
 

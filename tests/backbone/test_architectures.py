@@ -30,7 +30,7 @@ def name(request):
 
 @pytest.fixture(scope="module")
 def folder(name, tmp_path_factory):
-    return vision_encoders.write_encoder(name, tmp_path_factory.mktemp("tower"))
+    return vision_encoders.write_encoder(name, tmp_path_factory.mktemp("source"))
 
 
 def build(folder, **kwargs):
@@ -197,11 +197,11 @@ def test_two_adapters_take_turns(model, images):
     assert all(map(torch.equal, maps(model, images), first))
 
 
-def test_a_bare_tower_is_tuned_as_well(name, images):
+def test_a_bare_vision_encoder_is_tuned_as_well(name, images):
     whole = vision_encoders.make_encoder(name)
-    tower = find_vision_encoder(whole)
+    source = find_vision_encoder(whole)
     tuned = get_peft_model(whole, ReinConfig(r=4, num_tokens=6))
-    assert {n for n, m in whole.named_modules() if isinstance(m, (ReinLayer, rein_hf.ReinStages))} >= {tower.blocks}
+    assert {n for n, m in whole.named_modules() if isinstance(m, (ReinLayer, rein_hf.ReinStages))} >= {source.blocks}
     assert len(layers(tuned)) == (4 if "hiera" in name else 1)
     assert all(".rein_" in name for name in trainable_names(tuned))
 
@@ -237,20 +237,20 @@ def test_a_frozen_backbone_in_bfloat16(base, images):
 def test_features_are_those_of_transformers(name, folder):
     """At the trained size and patch, without what the segmenter changes: outputs of the blocks, before any norm."""
     whole = vision_encoders.make_encoder(name)
-    tower = find_vision_encoder(whole).model
-    vit = tower.config
+    source = find_vision_encoder(whole).model
+    vit = source.config
     image, patch = (64, 16) if "hiera" in name else (vit.image_size, vit.patch_size)
     found = build(folder, image_size=image, patch_size=patch).eval()
     images = torch.randn(2, 3, image, image)
-    outputs, blocks = [], tower.get_submodule(ARCHITECTURES[vit.model_type].blocks)
+    outputs, blocks = [], source.get_submodule(ARCHITECTURES[vit.model_type].blocks)
     for block in blocks:
         block.register_forward_hook(lambda block, args, output: outputs.append(output))
     with torch.no_grad():
         if name == "mae":  # in order, and without leaving patches out
-            tower.config.mask_ratio = 0.0
-            tower(images, noise=torch.arange(9.0).repeat(2, 1))
+            source.config.mask_ratio = 0.0
+            source(images, noise=torch.arange(9.0).repeat(2, 1))
         else:
-            tower(images)
+            source(images)
     config = encoder(found).config
     expected = [outputs[index - 1] for index in config.out_indices]
     for map, output, scale in zip(maps(found, images), expected, (4, 2, 1, 0.5), strict=True):
@@ -263,10 +263,10 @@ def test_features_are_those_of_transformers(name, folder):
 
 
 def test_sizes_of_a_checkpoint_that_fit_leave_its_weights_alone(name, folder):
-    tower = find_vision_encoder(vision_encoders.make_encoder(name)).model
-    image, patch = (64, 16) if "hiera" in name else (tower.config.image_size, tower.config.patch_size)
+    source = find_vision_encoder(vision_encoders.make_encoder(name)).model
+    image, patch = (64, 16) if "hiera" in name else (source.config.image_size, source.config.patch_size)
     _, weights = load_vit(folder, image, patch)
-    stock = tower.state_dict()
+    stock = source.state_dict()
     assert all(torch.equal(tensor, stock[name]) for name, tensor in weights.items())
     left_out = {name.split(".")[0] for name in stock.keys() - weights.keys()}
     assert left_out <= {"pooler", "head", "neck", "embeddings"}

@@ -1,4 +1,4 @@
-"""rein_hf.backbone and rein_hf.resampling: the pyramid, and patch and position embeddings of other sizes."""
+"""rein_hf.backbone: the pyramid, and patch and position embeddings of other sizes."""
 
 import copy
 

@@ -1,13 +1,15 @@
-"""rein_hf.criterion: where the paper's loss differs from the stock one."""
+"""rein_hf.head.criterion: where the paper's loss differs from the stock one."""
 
 import pytest
 import torch
 from accelerate import PartialState
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import default_data_collator
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerHungarianMatcher, Mask2FormerLoss
 
 from rein_hf.head import ReinCriterion
 from rein_hf.head import criterion as criterion_module
+from rein_hf.head.matcher import Targets
 
 
 @pytest.fixture
@@ -61,8 +63,9 @@ def test_matches_as_the_stock_matcher(segmenter, outputs):
     torch.manual_seed(7)
     expected = [pair for m, c in zip(masks, classes, strict=True) for pair in stock(m, c, mask_labels, class_labels)]
     torch.manual_seed(7)
-    points = [[torch.rand(1, matcher.num_points, 2) for _ in mask_labels] for _ in masks]
-    found = matcher(list(zip(masks, classes, strict=True)), mask_labels, class_labels, points)
+    points = torch.stack([torch.stack([torch.rand(matcher.num_points, 2) for _ in mask_labels]) for _ in masks])
+    targets_ = Targets.of_images(mask_labels, class_labels, torch.float32)
+    found = matcher(list(zip(masks, classes, strict=True)), targets_, points)
     assert len(found) == len(expected) == 6
     torch.testing.assert_close(found, expected)
     assert 2 not in found[1][0]
@@ -80,7 +83,7 @@ def test_one_transfer_to_the_host_and_nothing_else_waits(segmenter, outputs, mon
     masks, classes = outputs
     with NoWaiting():
         segmenter.criterion(*arguments(masks, classes, *targets(3, 2)))
-    assert transfers == [(8, 3 * (3 + 2))]
+    assert transfers == [(3, 2, 8, 3)]  # outputs, images, queries, most masks of an image
 
 
 def test_masks_of_two_sizes_are_refused(segmenter, outputs):
@@ -88,6 +91,42 @@ def test_masks_of_two_sizes_are_refused(segmenter, outputs):
     mask_labels = [torch.zeros(2, 32, 32), torch.zeros(1, 32, 48)]
     with pytest.raises(ValueError, match=r"mask_labels have the sizes \[\(32, 32\), \(32, 48\)\]; expected one"):
         segmenter.criterion(*arguments(masks, classes, mask_labels, [torch.arange(2), torch.arange(1)]))
+
+
+@pytest.mark.parametrize(
+    ("masks_of", "classes_of", "message"),
+    [
+        (
+            (2, 1, 1),
+            (2, 1, 1),
+            "mask_labels are of 3 images and class_labels of 3; expected 2, as many as pixel_values",
+        ),
+        ((2, 1), (2,), "mask_labels are of 2 images and class_labels of 1; expected 2"),
+        ((2, 1), (1, 2), r"masks and of class_labels of each image are \[\(2, 1\), \(1, 2\)\]; expected the same"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(segmenter, outputs, masks_of, classes_of, message):
+    masks, classes = outputs
+    with pytest.raises(ValueError, match=message):
+        segmenter.criterion(*arguments(masks, classes, targets(*masks_of)[0], targets(*classes_of)[1]))
+
+
+def test_labels_stacked_by_the_default_collator(segmenter, outputs):
+    """Losses and gradients are those of lists, bit for bit, through the model's own forward pass too."""
+    mask_labels, class_labels = targets(3, 3)
+    rows = [{"mask_labels": m, "class_labels": c} for m, c in zip(mask_labels, class_labels, strict=True)]
+    stacked = default_data_collator(rows)
+    assert stacked["mask_labels"].shape == (2, 3, 32, 32) and stacked["class_labels"].shape == (2, 3)
+    results = []
+    for labels in ((mask_labels, class_labels), (stacked["mask_labels"], stacked["class_labels"])):
+        torch.manual_seed(7)
+        losses = segmenter.criterion(*arguments(*outputs, *labels))
+        gradients = torch.autograd.grad(sum(losses.values()), outputs)
+        torch.manual_seed(7)
+        with torch.no_grad():
+            output = segmenter(torch.ones(2, 3, 64, 64), mask_labels=labels[0], class_labels=labels[1])
+        results.append([*losses.values(), *gradients, output.loss])
+    assert all(map(torch.equal, *results))
 
 
 def test_random_points_are_drawn_in_the_decoders_order(segmenter, outputs):

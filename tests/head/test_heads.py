@@ -1,14 +1,16 @@
-"""rein_hf.heads: a head that classifies pixels, through everything that Mask2Former goes through."""
+"""rein_hf.head.heads: a head that classifies pixels can do all that Mask2Former can do."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import UperNetForSemanticSegmentation
+from transformers import AutoConfig, Mask2FormerConfig, UperNetForSemanticSegmentation
 from transformers.modeling_outputs import SemanticSegmenterOutput
+from transformers.utils import logging
 
 import rein_hf
 from recipes import assess, export, train
+from rein_hf import ViTPyramidConfig
 from rein_hf.head import pixel_loss
 from rein_hf.training import trainer as trainer_module
 from tests.support.models import perturb
@@ -152,3 +154,17 @@ def test_unknown_heads_are_refused(build, vit_folder, tmp_path):
         build(head={"model_type": "mask-rcnn"})
     with pytest.raises(ValueError, match=r"model_type in config.json is 'dinov2'; expected one of mask2former"):
         rein_hf.from_pretrained(vit_folder)
+
+
+def test_nothing_warns_that_the_backbone_is_not_supported(caplog, capfd, tmp_path, monkeypatch):
+    """Transformers says so once per process: forget that it did, and make, save and load a configuration."""
+    logging.get_logger().warning_once.cache_clear()
+    monkeypatch.setattr(logging.get_logger("transformers"), "propagate", True)
+    config = Mask2FormerConfig(backbone_config=ViTPyramidConfig())
+    config.save_pretrained(tmp_path)
+    Mask2FormerConfig.from_pretrained(tmp_path)
+    AutoConfig.from_pretrained(tmp_path)
+    assert "not a supported model" not in caplog.text + capfd.readouterr().err
+    config.backbone_config.model_type = "unknown"
+    config.validate_architecture()
+    assert "Backbone unknown is not a supported model" in caplog.text

@@ -1,4 +1,4 @@
-"""rein_hf.mask2former: what the stock modules compute, through every way that a module goes."""
+"""rein_hf.head: the fast modules give what the stock modules give, in every way that a module is used."""
 
 import copy
 
@@ -8,7 +8,7 @@ from transformers import Mask2FormerForUniversalSegmentation
 from transformers.models.mask2former import modeling_mask2former as stock
 
 import rein_hf
-from rein_hf.head import class_and_mask_logits, mask2former
+from rein_hf.head import class_and_mask_logits, mask2former, transformer_decoder
 from rein_hf.head.deformable_attention import DeformableAttention, sample_and_sum, sum_of_rows
 
 
@@ -127,7 +127,7 @@ def test_masks_without_a_gradient_are_left_out_of_the_products():
     embeddings = [torch.randn(2, 6, 4, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(3)]
     gradients = []
     for masks in (
-        mask2former.mask_logits(embeddings, pixels),
+        transformer_decoder.mask_logits(embeddings, pixels),
         [torch.einsum("bmc,bchw->bmhw", one, pixels) for one in embeddings],
     ):
         loss = masks[0][:, [1, 4]].square().sum() + masks[0][1, 5, 2, 2] + masks[2].sin().sum()
@@ -136,7 +136,7 @@ def test_masks_without_a_gradient_are_left_out_of_the_products():
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
-def test_coordinates_that_are_not_numbers_give_no_number():
+def test_nan_coordinates_give_nan_outputs():
     """A diverged run is seen in its loss; it does not end in an index out of range."""
     arguments = inputs(torch.float32)
     layer = attention(torch.float32)
@@ -185,8 +185,11 @@ def test_logits_are_the_stock_models(rein_model):
 
 def test_full_masks_are_made_once(rein_model, pixel_values, monkeypatch):
     """Inference asks for those of the last of three outputs, training for those of all together."""
-    asked, made = [], mask2former.mask_logits
-    monkeypatch.setattr(mask2former, "mask_logits", lambda one, pixels: (asked.append(len(one)), made(one, pixels))[1])
+    asked, compute = [], transformer_decoder.mask_logits
+    for module in (mask2former, transformer_decoder):
+        monkeypatch.setattr(
+            module, "mask_logits", lambda one, pixels: (asked.append(len(one)), compute(one, pixels))[1]
+        )
     with torch.no_grad():
         class_and_mask_logits(rein_model, pixel_values)
         rein_model(pixel_values=pixel_values)
@@ -239,14 +242,14 @@ def test_state_dict_and_whole_models_stay_stock(segmenter, pixel_values, tmp_pat
                 torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
-def test_copies_for_modules_to_save_are_light_too(rein_model):
+def test_copies_for_modules_to_save_are_fast_too(rein_model):
     decoder = rein_model.base_model.model.model.pixel_level_module.decoder
     for copied in (decoder.original_module, decoder.modules_to_save["default"]):
         assert isinstance(copied.encoder.layers[0].self_attn, DeformableAttention)
 
 
 @pytest.mark.parametrize("where", ["peft", "model", "inner", "pixels", "transformer"])
-def test_hooks_are_not_passed_by(rein_model, pixel_values, where):
+def test_hooks_are_not_skipped(rein_model, pixel_values, where):
     base = rein_model.get_base_model()
     modules = {"peft": rein_model, "model": base, "inner": base.model}
     modules |= {"pixels": base.model.pixel_level_module, "transformer": base.model.transformer_module}
@@ -288,3 +291,23 @@ def test_compiles_into_one_graph_for_several_sizes(rein_model):
             for ours, eager in zip(found, class_and_mask_logits(rein_model, images), strict=True):
                 torch.testing.assert_close(ours, eager, rtol=1e-4, atol=1e-4)
     torch._dynamo.reset()
+
+
+@pytest.mark.slow
+def test_exported_graphs_take_batches_of_any_size(rein_model):
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = rein_model.requires_grad_(False)
+
+        def forward(self, images):
+            return class_and_mask_logits(self.model, images)
+
+    batch = torch.export.Dim("batch", min=1, max=16)
+    images = torch.randn(5, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        program = torch.export.export(Logits(), (images[:2],), dynamic_shapes=({0: batch},), strict=True)
+        for number in (1, 2, 5):
+            found = program.module()(images[:number])
+            for ours, eager in zip(found, class_and_mask_logits(rein_model, images[:number]), strict=True):
+                torch.testing.assert_close(ours, eager, rtol=1e-4, atol=1e-4)
