@@ -13,6 +13,7 @@ import numpy as np
 
 
 IGNORE = 255
+MAX_CLASSES = IGNORE  # label maps hold 8 bits: ids 0 to 254, and 255 for pixels that do not count
 
 # name -> colour (R, G, B); the position is the train id
 CITYSCAPES: dict[str, tuple[int, int, int]] = {
@@ -104,6 +105,54 @@ def id_table(class_of_id: Mapping[int, int], known: Iterable[int] = ()) -> np.nd
     table[list(known)] = IGNORE
     table[list(class_of_id)] = list(class_of_id.values())
     return table
+
+
+def check_class_names(names: Iterable[str], where: str) -> tuple[str, ...]:
+    """The names of classes, by id, once they are known to fit into label maps of 8 bits and to tell classes apart.
+
+    Args:
+        names: of the classes 0 to n - 1.
+        where (`str`): what gave them, for the message: an argument, or a file and its key.
+
+    Raises:
+        ValueError: there is none, or more than 255; one is no text, or empty; two are equal.
+    """
+    names = tuple(names)
+    if not 1 <= len(names) <= MAX_CLASSES:
+        raise ValueError(
+            f"{where} has {len(names)} classes; expected 1 to {MAX_CLASSES}: label maps hold 8 bits, and {IGNORE} "
+            "stands for pixels that do not count."
+        )
+    for index, name in enumerate(names):
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"{where} calls class {index} {name!r}; expected a name for it.")
+    if len(set(names)) < len(names):
+        twice = {name: [i for i, other in enumerate(names) if other == name] for name in dict.fromkeys(names)}
+        name, ids = next((name, ids) for name, ids in twice.items() if len(ids) > 1)
+        raise ValueError(f"{where} calls the classes {ids} all {name!r}; expected a name of its own for each class.")
+    return names
+
+
+def class_names_of(id2label: Mapping[int | str, str], where: str) -> tuple[str, ...]:
+    """The names of classes in the order of their ids, checked as by [`check_class_names`].
+
+    Args:
+        id2label: name of each class, by its id; an id may be text, as in JSON.
+        where (`str`): what gave it, for the message.
+
+    Raises:
+        ValueError: ids are not 0 to n - 1, each once; names are not as they should be.
+    """
+    try:
+        by_id = {int(str(key)): name for key, name in id2label.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{where} is {id2label!r}; expected a name for each id: {{0: 'road', ...}}.") from error
+    if sorted(by_id) != list(range(len(id2label))):
+        raise ValueError(
+            f"{where} has the ids {', '.join(map(str, id2label))}; expected 0 to {max(len(id2label) - 1, 0)}, each "
+            "once: the model numbers its classes from 0."
+        )
+    return check_class_names((by_id[index] for index in range(len(by_id))), where)
 
 
 def palette_of(classes: Iterable[str]) -> list[tuple[int, int, int]]:
