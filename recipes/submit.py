@@ -1,8 +1,9 @@
-"""Label maps for the server of a benchmark: a PNG of Cityscapes' label ids per image, of its own size, and a zip.
+"""Label maps for the server of a benchmark: for each image a PNG of Cityscapes' label ids, of the image's size, and a
+zip of them.
 
     python recipes/submit.py --model OUT/rein --domain "acdc:DATA/acdc@test" --output_dir OUT/submission
 
-A PNG has its image's file name. Run again after an interruption, it keeps the maps that are there. Runs under
+A PNG has the file name of its image. Maps that an earlier run has written into `--output_dir` are kept. Runs under
 `accelerate launch` too.
 """
 
@@ -66,10 +67,10 @@ def main(args: SubmissionArguments) -> Path:
 
 
 def label_map_paths(domain: Domain, folder: Path) -> list[Path]:
-    """Where the map of each image goes.
+    """The file that the map of each image is written to.
 
     Raises:
-        ValueError: two images have one file name.
+        ValueError: two images have the same file name.
     """
     files = [Path(file["path"]).with_suffix(".png").name for file in domain.dataset.with_format(None)["image"]]
     if len(set(files)) < len(files):
@@ -78,7 +79,7 @@ def label_map_paths(domain: Domain, folder: Path) -> list[Path]:
 
 
 def to_label_ids(label: np.ndarray) -> np.ndarray:
-    """Cityscapes' label ids (H, W) of train ids (H, W)."""
+    """A map (H, W) of Cityscapes' label ids from one of train ids."""
     table = np.zeros(len(CITYSCAPES_IDS), np.uint8)
     table[list(CITYSCAPES_IDS.values())] = list(CITYSCAPES_IDS)
     return table[label]

@@ -1,4 +1,4 @@
-"""rein_hf.metrics: mean IoU by hand and against a loop over pixels."""
+"""MeanIoU: by hand, against a loop over pixels, and against the arithmetic of `evaluate`."""
 
 import itertools
 import math
@@ -27,7 +27,7 @@ def by_pixel(pairs, count: int, ignore: int = 255) -> list[float]:
 
 
 def mean_iou_of_evaluate(predictions, references, num_labels: int, ignore_index: int = 255) -> dict:
-    """The arithmetic of `evaluate.load("mean_iou")`, whose script is on the Hub alone: sums of histograms."""
+    """The arithmetic of `evaluate.load("mean_iou")`, whose script is only on the Hub: sums of histograms."""
     intersection, predicted, labelled = np.zeros((3, num_labels))
     for prediction, reference in zip(predictions, references, strict=True):
         valid = reference != ignore_index

@@ -1,5 +1,5 @@
-"""The whole protocol on miniatures: two sources, three targets, training, evaluation, submission; and its numbers from
-a predictor whose confusion is known."""
+"""The paper's protocol on miniatures of the data sets: training on two sources, evaluation on three targets, and a
+submission; then the numbers of a predictor whose confusion matrix is known."""
 
 import json
 import zipfile
@@ -42,7 +42,7 @@ TARGETS = {"cityscapes": "val", "bdd100k": "val", "mapillary": "validation"}
 
 
 @pytest.fixture(autouse=True)
-def own_accelerator():
+def fresh_accelerator():
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -129,8 +129,8 @@ def run(*arguments: str) -> dict:
 
 
 class Predictor(torch.nn.Module):
-    """Finds the class whose grey is nearest to a pixel's, but takes building for sky; as a Mask2Former, with one query
-    for each class that finds its pixels."""
+    """Finds the class whose grey is nearest to a pixel's, but calls buildings sky. It answers like a Mask2Former
+    that has a query for each class."""
 
     device = torch.device("cpu")
 

@@ -1,4 +1,4 @@
-"""rein_hf.inference: scores against naive loops, windows at the paper's positions, averaged by count."""
+"""rein_hf.inference: scores against naive loops, windows at the paper's positions, their averages."""
 
 from types import SimpleNamespace
 
@@ -42,7 +42,7 @@ def coordinates(height: int, width: int) -> torch.Tensor:
     return torch.stack([rows, columns, torch.ones(height, width)])[None]
 
 
-def boxes(model: FakeModel) -> list[tuple[int, int, int, int]]:
+def seen_boxes(model: FakeModel) -> list[tuple[int, int, int, int]]:
     """Top, left, bottom and right of the windows seen."""
     return [
         (*(int(w[axis][w[axis] > 0].min()) - 1 for axis in (0, 1)), *(int(w[axis].max()) for axis in (0, 1)))
@@ -50,7 +50,7 @@ def boxes(model: FakeModel) -> list[tuple[int, int, int, int]]:
     ]
 
 
-def flat(windows: torch.Tensor) -> torch.Tensor:
+def equal_masks(windows: torch.Tensor) -> torch.Tensor:
     return torch.zeros(len(windows), 2, 2, dtype=windows.dtype)
 
 
@@ -110,16 +110,16 @@ def test_masks_do_not_go_through_384_pixels():
 )
 def test_windows_are_where_the_paper_has_them(crop, size, tops, lefts):
     """Default crop and stride: 341 for 512, 683 for 1024, 171 for 256; the last windows are moved back inside."""
-    model = FakeModel(flat, crop)
+    model = FakeModel(equal_masks, crop)
     slide_inference(model, coordinates(*size))
-    assert boxes(model) == [(top, left, top + crop, left + crop) for top in tops for left in lefts]
+    assert seen_boxes(model) == [(top, left, top + crop, left + crop) for top in tops for left in lefts]
 
 
 def test_given_crop_and_stride_are_used():
-    model = FakeModel(flat)
+    model = FakeModel(equal_masks)
     slide_inference(model, coordinates(160, 256), crop=128, stride=85)
     lefts = [0, 85, 128]
-    assert boxes(model) == [(top, left, top + 128, left + 128) for top in (0, 32) for left in lefts]
+    assert seen_boxes(model) == [(top, left, top + 128, left + 128) for top in (0, 32) for left in lefts]
 
 
 @pytest.mark.parametrize("together", [1, 3, 8])
@@ -156,13 +156,13 @@ def test_images_of_a_batch_stay_apart():
 
 
 def test_a_small_image_is_one_window_of_its_own_size():
-    model = FakeModel(flat)
+    model = FakeModel(equal_masks)
     assert slide_inference(model, coordinates(64, 96)).shape == (1, 2, 64, 96)
     assert [window.shape for window in model.windows] == [(3, 64, 96)]
-    wide = FakeModel(flat)
+    wide = FakeModel(equal_masks)
     slide_inference(wide, coordinates(64, 600))
     assert [window.shape for window in wide.windows] == [(3, 64, 512)] * 2
-    assert boxes(wide) == [(0, 0, 64, 512), (0, 88, 64, 600)]
+    assert seen_boxes(wide) == [(0, 0, 64, 512), (0, 88, 64, 600)]
 
 
 def test_sides_that_patches_do_not_fill_are_padded_and_cut(rein_model):
@@ -175,7 +175,7 @@ def test_sides_that_patches_do_not_fill_are_padded_and_cut(rein_model):
     assert found.shape == (1, 3, 41, 57)
     torch.testing.assert_close(found, expected)
     assert slide_inference(rein_model, image[..., :5, :]).shape == (1, 3, 5, 57)
-    tiny = FakeModel(flat)
+    tiny = FakeModel(equal_masks)
     slide_inference(tiny, image[..., :1, :17])
     assert [window.shape for window in tiny.windows] == [(3, 32, 32)] and not tiny.windows[0][:, 1:].any()
 
@@ -203,12 +203,12 @@ def test_windows_of_the_model_are_averaged(rein_model):
 @pytest.mark.parametrize(("stride", "crop"), [(0, 64), (-3, 64), (65, 64), (513, None)])
 def test_strides_that_leave_pixels_unseen_are_refused(stride, crop):
     with pytest.raises(ValueError, match=rf"stride is {stride}; expected 1 to crop \({crop or 512}\)"):
-        slide_inference(FakeModel(flat), coordinates(64, 64), crop, stride)
+        slide_inference(FakeModel(equal_masks), coordinates(64, 64), crop, stride)
 
 
 def test_every_pixel_is_seen_by_every_stride():
     for stride in (1, 7, 32):
-        assert slide_inference(FakeModel(flat), coordinates(33, 50), crop=32, stride=stride).isfinite().all()
+        assert slide_inference(FakeModel(equal_masks), coordinates(33, 50), crop=32, stride=stride).isfinite().all()
 
 
 def test_scores_are_float32_under_autocast(rein_model, pixel_values):

@@ -1,4 +1,4 @@
-"""recipes/evaluate.py and recipes/predict.py, from an adapter's folder to the files that they write."""
+"""recipes/evaluate.py and recipes/predict.py: from the folder of an adapter to the files that they write."""
 
 import json
 import math
@@ -26,8 +26,8 @@ NAMES = ["road", "car", "sky"]
 
 
 @pytest.fixture(autouse=True)
-def own_accelerator():
-    """accelerate keeps the first precision of a process; here one process runs several."""
+def fresh_accelerator():
+    """accelerate keeps the precision that a process used first, and here one process uses several."""
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -35,13 +35,13 @@ def own_accelerator():
 
 @pytest.fixture
 def adapter(rein_model, tmp_path) -> str:
-    """What train.py leaves: adapter and image processor in one folder."""
-    decided(rein_model)
+    """A folder as train.py writes it: an adapter and its image processor."""
+    make_decided(rein_model)
     return save(rein_model, tmp_path / "runs" / "rein")
 
 
-def decided(model) -> None:
-    """Random weights find one class everywhere; larger ones find several in most photos."""
+def make_decided(model) -> None:
+    """Enlarge some weights: with small random ones a model finds the same class everywhere."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if (
@@ -79,8 +79,8 @@ def run(*arguments: str) -> dict:
     return evaluate.main(*HfArgumentParser(evaluate.EvaluationArguments).parse_args_into_dataclasses(list(arguments)))
 
 
-def strict(path: Path):
-    """JSON as the standard has it: without NaN."""
+def read_strict_json(path: Path):
+    """A JSON file that must not hold NaN, which the standard does not have."""
 
     def refuse(constant):
         raise AssertionError(f"{path} holds {constant}")
@@ -95,7 +95,7 @@ def valid_pixels(data: Path, stems: str) -> int:
 def test_evaluate_writes_results_and_pictures(adapter, data, tmp_path, capsys):
     out = tmp_path / "evaluation"
     report = run("--models", adapter, "--domains", f"small={data}@test", "--output_dir", str(out))
-    assert strict(out / "results.json") == report
+    assert read_strict_json(out / "results.json") == report
     assert list(report) == [adapter]
     assert list(report[adapter]) == ["small", "small/s1", "small/s2"]
     for group, stems in (("small", "abc"), ("small/s1", "ac"), ("small/s2", "b")):
@@ -139,7 +139,7 @@ def test_two_models_side_by_side_on_two_domains(rein_model, adapter, data, tmp_p
     out = tmp_path / "out"
     domains = [f"seen={data}@train", f"unseen-night={data}@test"]
     report = run("--models", adapter, other, "--domains", *domains, "--output_dir", str(out), "--sheet_rows", "2")
-    assert strict(out / "results.json") == report and list(report) == [adapter, other]
+    assert read_strict_json(out / "results.json") == report and list(report) == [adapter, other]
     assert report[adapter]["seen"]["confusion"] != report[other]["seen"]["confusion"]
     assert {path.name for path in out.iterdir()} == {
         "results.json",
@@ -180,7 +180,7 @@ def test_results_without_a_number_are_null(adapter, data, tmp_path, capsys):
     out = tmp_path / "out"
     report = run("--models", adapter, "--domains", f"{data}@test", "--output_dir", str(out))
     assert math.isnan(report[adapter]["data/s2"]["mean_iou"])
-    written = strict(out / "results.json")[adapter]
+    written = read_strict_json(out / "results.json")[adapter]
     assert (written["data/s2"]["mean_iou"], written["data/s2"]["overall_accuracy"]) == (None, None)
     assert written["data/s2"]["per_class_iou"] == dict.fromkeys(NAMES)
     assert written["data"]["mean_iou"] == report[adapter]["data"]["mean_iou"] > 0
@@ -225,7 +225,7 @@ def test_predictions_of_cityscapes_classes_are_mapped(build, data):
     """A model of the 19 classes on data of three: what it calls truck is a car there."""
     names = list(rein_hf.labels.CITYSCAPES_CLASSES)
     model = build(id2label=dict(enumerate(names))).eval()
-    decided(model)
+    make_decided(model)
     class_of_train_id = [index % 3 for index in range(19)]
     spec = {"names": NAMES, "ignore_id": 255, "train_id_to_class": class_of_train_id}
     (data / "classes.json").write_text(json.dumps(spec))
@@ -240,7 +240,7 @@ def test_predictions_of_cityscapes_classes_are_mapped(build, data):
     assert np.array_equal(found["data"].confusion, expected.confusion) and expected.confusion.sum() > 0
 
 
-def test_spread():
+def test_evenly_spaced_indices():
     assert [evenly_spaced_indices(10, count) for count in (1, 2, 4, 10, 99, 0)] == [
         *([0], [0, 9], [0, 3, 6, 9], [*range(10)], [*range(10)], [])
     ]
@@ -409,18 +409,18 @@ def test_robustness_curves_and_resuming(adapter, data, tmp_path, monkeypatch, ca
     """Every corruption and severity, seeded by the image's name; a run that goes on measures only what is missing."""
     calls, out = [], tmp_path / "out"
 
-    def counting(model, processor, domain, *args, alter=None):
-        calls.append(alter)
-        return evaluate_domain(model, processor, domain, *args, alter=alter)
+    def counting(model, processor, domain, *args, transform=None):
+        calls.append(transform)
+        return evaluate_domain(model, processor, domain, *args, transform=transform)
 
     monkeypatch.setattr(evaluate, "evaluate_domain", counting)
     arguments = ("--models", adapter, "--domains", f"{data}@test", "--output_dir", str(out), "--sheet_rows", "0")
     chosen = ("--corruptions", "fog", "gaussian_noise", "--severities", "1", "5")
     run(*arguments, *chosen)
     assert len(calls) == 1 + 2 * 2
-    curves = strict(out / "robustness.json")[adapter]["data"]
+    curves = read_strict_json(out / "robustness.json")[adapter]["data"]
     assert {name: list(curve) for name, curve in curves.items()} == {"fog": ["1", "5"], "gaussian_noise": ["1", "5"]}
-    clean = strict(out / "results.json")[adapter]["data"]["mean_iou"]
+    clean = read_strict_json(out / "results.json")[adapter]["data"]["mean_iou"]
     assert all(value != clean for curve in curves.values() for value in curve.values())
     row = capsys.readouterr().out.strip().splitlines()[-1]
     means = [np.mean(list(curve.values())) for curve in curves.values()]
@@ -442,7 +442,7 @@ def test_robustness_curves_and_resuming(adapter, data, tmp_path, monkeypatch, ca
     calls.clear()
     run(*arguments, *chosen, "--resume", "true")
     assert len(calls) == 1
-    assert strict(out / "robustness.json")[adapter]["data"] == curves
+    assert read_strict_json(out / "robustness.json")[adapter]["data"] == curves
 
 
 @pytest.mark.parametrize(

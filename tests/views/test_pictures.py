@@ -1,4 +1,4 @@
-"""rein_hf.pictures: exact colours, sizes, and plots that show something."""
+"""rein_hf.views: exact colours and sizes of pictures, and the colours that plots must show."""
 
 import numpy as np
 import pytest
