@@ -1,11 +1,12 @@
 """The pixels of one image."""
 
-from .opening import FORMATS, STORED_ORIENTATION, open_image, open_lazily, upright_rgb
+from .opening import FORMATS, IMAGE_SUFFIXES, STORED_ORIENTATION, open_image, open_lazily, upright_rgb
 from .resizing import affine_sample, resize_to_fit
 
 
 __all__ = [
     "FORMATS",
+    "IMAGE_SUFFIXES",
     "STORED_ORIENTATION",
     "affine_sample",
     "open_image",

@@ -20,6 +20,12 @@ from PIL import ExifTags, Image
 # What is opened. Others of Pillow's formats run a program (EPS: Ghostscript) or are hardly ever met and little tested.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 
+# Endings, in small letters, of the names of files that are taken for images where a folder is searched for them.
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
+
 # EXIF orientation -> what turns the stored pixels upright
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
