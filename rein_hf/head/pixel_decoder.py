@@ -64,7 +64,7 @@ class PixelDecoder(Mask2FormerPixelDecoder):
                     [_flatten_map(map) + level for map, level in zip(positions, self.level_embed, strict=True)], dim=1
                 ),
                 spatial_shapes_list=shapes,
-                valid_ratios=inputs[0].new_ones(len(inputs[0]), len(inputs), 2),
+                valid_ratios=inputs[0].new_ones(inputs[0].shape[0], len(inputs), 2),
                 output_attentions=output_attentions,
                 output_hidden_states=output_hidden_states,
                 return_dict=return_dict,

@@ -10,7 +10,7 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerForU
 
 import rein_hf
 from rein_hf import ReinImageProcessor
-from tests.recipes.test_evaluate_predict import make_decided
+from tests.support.models import make_decided
 
 
 @pytest.fixture

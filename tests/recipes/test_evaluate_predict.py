@@ -19,7 +19,7 @@ from rein_hf.data.domain import load_folder
 from rein_hf.evaluation import evaluate_domain, evenly_spaced_indices
 from rein_hf.labels import palette_of
 from rein_hf.views import block_views_of_photo, explanation_sheet
-from tests.support.models import perturb
+from tests.support.models import make_decided, perturb
 
 
 NAMES = ["road", "car", "sky"]
@@ -38,18 +38,6 @@ def adapter(rein_model, tmp_path) -> str:
     """A folder as train.py writes it: an adapter and its image processor."""
     make_decided(rein_model)
     return save(rein_model, tmp_path / "runs" / "rein")
-
-
-def make_decided(model) -> None:
-    """Enlarge some weights: with small random ones a model finds the same class everywhere."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if (
-                parameter.requires_grad
-                and ("class_predictor" in name or "mask_embedder" in name)
-                and "bias" not in name
-            ):
-                parameter.mul_(100)
 
 
 def save(model, folder: Path) -> str:
