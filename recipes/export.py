@@ -160,8 +160,14 @@ def trace(graph: SegmenterGraph, images: torch.Tensor, sides: tuple[int, int] | 
         dynamic = [torch.export.Dim(name, min=sides[0], max=sides[1]) for name in ("height", "width")]
         dynamic = (dict(enumerate([torch.export.Dim("batch", min=1), *dynamic])),)
     with torch.no_grad():
-        # strict: the symbolic tracer takes lists of unknown sizes that the other one makes constants of
-        return torch.export.export(graph, (images,), dynamic_shapes=dynamic, strict=True)
+        return torch.export.export(
+            graph,
+            (images,),
+            dynamic_shapes=dynamic,
+            strict=True,  # the symbolic tracer takes lists of unknown sizes that the other one makes constants of
+            # statements on sizes that are true but too hard for its solver are tested when the file runs
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
 
 
 def save_exported(program: torch.export.ExportedProgram, output: Path, scores: bool) -> None:

@@ -115,8 +115,10 @@ def check_class_names(names: Iterable[str], where: str) -> tuple[str, ...]:
         where (`str`): what gave them, for the message: an argument, or a file and its key.
 
     Raises:
-        ValueError: there is none, or more than 255; one is no text, or empty; two are equal.
+        ValueError: they are no list; there is none, or more than 255; one is no text, or empty; two are equal.
     """
+    if isinstance(names, str | bytes) or not isinstance(names, Iterable):
+        raise ValueError(f"{where} has {names!r} for names of classes; expected a list of texts.")
     names = tuple(names)
     if not 1 <= len(names) <= MAX_CLASSES:
         raise ValueError(

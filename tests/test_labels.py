@@ -29,6 +29,12 @@ def test_names_that_are_refused(names, message):
             class_names_of(dict(enumerate(names)), "here")
 
 
+@pytest.mark.parametrize("names", ["road", 3, None])
+def test_what_is_no_list_of_names(names):
+    with pytest.raises(ValueError, match=f"^here has {names!r} for names of classes; expected a list"):
+        check_class_names(names, "here")
+
+
 def test_ids_come_in_their_order():
     assert class_names_of({1: "car", 0: "road"}, "id2label") == ("road", "car")
     assert class_names_of({"1": "car", "0": "road"}, "id2label") == ("road", "car")  # as JSON has them

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Writing a file so that it is complete or not there at all, also after a crash."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """The name to write a file under, beside its own. It gets its own at the end of the block, in the place of what
-    has it already; after an error nothing is left of it, and what was there stays.
+    """Gives a temporary path in the same folder to write to. At the end of the block that file is renamed to `path`
+    and replaces what was there; after an error it is removed, and what was there stays.
 
     Example:
 
@@ -27,7 +27,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     ```
     """
-    partial = path.with_name(f".partial-{path.name}")  # with its ending, which libraries of pictures go by
+    partial = path.with_name(f".partial-{path.name}")  # keeps the suffix, by which image libraries choose the format
     try:
         yield partial
         with open(partial, "rb") as file:
@@ -39,7 +39,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Names are on the disk when the folder is. Windows has no such thing, and no need of it."""
+    """Writes a folder's entries to the disk, so that new names survive a crash. Does nothing on Windows, which cannot
+    open folders."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

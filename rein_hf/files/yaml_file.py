@@ -1,4 +1,4 @@
-"""Values written by hand in YAML: plain ones, by key."""
+"""YAML files as plain values: numbers, texts, lists and dictionaries."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from typing import Any
 
 import yaml
 
+from .text import read_text
+
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The keys and values of a YAML file.
+    """The keys and values of a YAML file; an empty file has none.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no YAML, or not keys with values, or a tag in it (`!!python/...`) asks for an object.
+        ValueError: it is no UTF-8, no YAML, or no dictionary, or a tag in it (`!!python/...`) asks for an object.
     """
-    values = parse_yaml(Path(path).read_bytes(), path)
+    values = parse_yaml(read_text(path), path)
     if not isinstance(values, dict | None):
         raise ValueError(f"{path} holds {type(values).__name__} {str(values)[:40]!r}; expected lines of KEY: VALUE.")
     return values or {}
 
 
 def parse_yaml(text: str | bytes, source: str | Path) -> Any:
-    """What a YAML text says: numbers, texts, lists and dictionaries. `source` is where it is from.
+    """The value of a YAML text. `source` is what messages call it.
 
     Raises:
         ValueError: as [`read_yaml`].

@@ -20,10 +20,9 @@ from PIL import ExifTags, Image
 # What is opened. Others of Pillow's formats run a program (EPS: Ghostscript) or are hardly ever met and little tested.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 
-# Endings, in small letters, of the names of files that are taken for images where a folder is searched for them.
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
-    *(".ppm", ".pgm", ".pbm", ".pnm"),
+# The suffixes of files of these formats, in small letters.
+IMAGE_SUFFIXES = tuple(
+    """.jpg .jpeg .jpe .jfif .png .apng .webp .tif .tiff .bmp .gif .ppm .pgm .pbm .pnm .pfm""".split()
 )
 
 # EXIF orientation -> what turns the stored pixels upright
@@ -36,8 +35,9 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Key of `Image.info` of an image that was turned: the orientation that its file notes.
+# Keys of `Image.info` of an image that was turned, or brought to RGB: the EXIF orientation and the mode of its file.
 STORED_ORIENTATION = "stored_orientation"
+STORED_MODE = "stored_mode"
 
 ImageSource = str | os.PathLike | IO[bytes] | Mapping[str, Any]
 
@@ -90,11 +90,12 @@ def upright_rgb(image: Image.Image, name: str | None = None) -> Image.Image:
     An opened image as it is meant to be seen.
 
     - It is turned as its EXIF orientation says. Nothing else of EXIF is read, and EXIF that cannot be read counts as
-      upright. `info["stored_orientation"]` of a turned image tells which orientation its file notes; its other `info`
-      is gone, so that nobody turns it twice.
+      upright. `info["stored_orientation"]` of a turned image is the orientation that its file notes.
     - Channels of 16 bits become their high byte (`value >> 8`), as Pillow does for 16-bit RGB. Gray images of 32 bits
       (modes I and F) are taken for 16-bit ones if all values are whole numbers from 0 to 65535 and one is above 255.
-    - Transparency is dropped: the colours below it stay.
+    - Transparency is dropped: the colours below it stay. `info["stored_mode"]` is the mode that the image had.
+
+    An image that is changed loses its other `info`, so that nobody turns it a second time.
 
     Args:
         image (`PIL.Image.Image`): of any mode; an RGB image that is upright is returned as it is.
@@ -138,8 +139,18 @@ def turn_upright(image: Image.Image, orientation: int) -> Image.Image:
     if orientation not in TURNS:
         return image
     turned = image.transpose(TURNS[orientation])
-    turned.info = {STORED_ORIENTATION: orientation}
+    turned.info = {STORED_ORIENTATION: orientation} | _notes(image)
     return turned
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a file is not meant as one of a user's images: `.name`, macOS's `._name.jpg` and Windows' thumbnails."""
+    return path.name.startswith(".") or path.name.lower() in ("thumbs.db", "desktop.ini")
+
+
+def _notes(image: Image.Image) -> dict[str, Any]:
+    """What this module itself wrote into an image's `info`."""
+    return {key: image.info[key] for key in (STORED_ORIENTATION, STORED_MODE) if key in image.info}
 
 
 def _tiff_orientation(image: Image.Image) -> int | None:
@@ -159,7 +170,7 @@ def _tiff_tag(image: Image.Image, tag: int) -> Any:
 
 
 def _rgb_of_8_bits(image: Image.Image, name: str) -> Image.Image:
-    info = image.info
+    info = {STORED_MODE: image.mode} | _notes(image)
     if image.mode.startswith("I;16"):
         # Pillow heeds neither that a TIFF file has 12 bits nor that 0 is white in it
         bits = 12 if _tiff_tag(image, ExifTags.Base.BitsPerSample) == 12 else 16
@@ -169,8 +180,9 @@ def _rgb_of_8_bits(image: Image.Image, name: str) -> Image.Image:
     elif image.mode in ("I", "F"):
         image = Image.fromarray(_high_bytes(image, name))
     try:
-        if image.mode in ("La", "RGBa"):  # colours multiplied by their transparency
-            image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+        # La and RGBa: colours multiplied by transparency. P: straight to RGB, Pillow warns of transparency.
+        if image.mode in ("La", "RGBa", "P"):
+            image = image.convert("LA" if image.mode == "La" else "RGBA")
         image = image.convert("RGB")
     except Exception as error:
         raise ValueError(f"{name} is of mode {image.mode}, which cannot become RGB: {error}.") from error
