@@ -10,7 +10,7 @@ A PNG has the file name of its image. Maps that an earlier run has written into 
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ import rein_hf
 from rein_hf.data import Domain, load_domain
 from rein_hf.evaluation import predict_sample
 from rein_hf.files import atomic_write
+from rein_hf.inference import requested_size
 from rein_hf.labels import CITYSCAPES_CLASSES, CITYSCAPES_IDS
 from rein_hf.views import save_picture
 
@@ -36,11 +37,16 @@ class SubmissionArguments:
     crop: int | None = field(default=None, metadata={"help": "Window in pixels; default: the model's training crop."})
     stride: int | None = field(default=None, metadata={"help": "Step between windows; default: 2/3 of the window."})
     bf16: bool = field(default=False, metadata={"help": "Autocast to bfloat16."})
+    size: str | None = field(
+        default=None, metadata={"help": "WxH: the model sees images resized to fit into it; default: the protocol's."}
+    )
+    short_side: int | None = field(default=None, metadata={"help": "Or resized so that their short side is this."})
 
 
 def main(args: SubmissionArguments) -> Path:
     """Returns the path of the zip."""
     accelerator = Accelerator(mixed_precision="bf16" if args.bf16 else "no")
+    requested_size((1, 1), args.size, args.short_side)  # raises before anything is loaded
     domain = load_domain(args.domain)
     if domain.classes != CITYSCAPES_CLASSES:
         raise ValueError(f"--domain {args.domain} has the classes {domain.classes}; expected the 19 of Cityscapes.")
@@ -52,9 +58,9 @@ def main(args: SubmissionArguments) -> Path:
     for index in tqdm(mine, desc=domain.name, disable=not accelerator.is_main_process):
         if not targets[index].is_file():
             with accelerator.autocast():
-                label = predict_sample(
-                    model, processor, domain, domain.dataset[index]["image"], args.crop, args.stride
-                )
+                image = domain.dataset[index]["image"]
+                size = requested_size(image.size, args.size, args.short_side) or domain.size
+                label = predict_sample(model, processor, replace(domain, size=size), image, args.crop, args.stride)
             save_picture(Image.fromarray(to_label_ids(label)), targets[index])
     accelerator.wait_for_everyone()
     archive = Path(args.output_dir) / "submission.zip"

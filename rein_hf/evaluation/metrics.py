@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -17,10 +18,14 @@ class MeanIoU:
     Intersection over union of each class and its mean.
 
     Args:
-        classes (`Sequence[str]`): names of the K classes, by id.
+        classes (`Sequence[str]`): names of the K classes, by id, each another one.
         ignore_index (`int`): label of pixels that do not count.
         scored (`Sequence[str]`, *optional*): the classes over which the mean is taken, for a data set that does not
             have all of them. Pixels predicted as another class are wrong nevertheless. All classes by default.
+
+    Raises:
+        ValueError: `classes` or `scored` names a class twice, `scored` names an unknown one, or `ignore_index` is the
+            id of a class.
 
     The IoU of a class that occurs neither in a label nor in a prediction is nan, and is left out of the mean.
 
@@ -41,6 +46,16 @@ class MeanIoU:
         self.classes = list(classes)
         self.ignore_index = ignore_index
         self.scored = self.classes if scored is None else list(scored)
+        for argument, names in (("classes", self.classes), ("scored", self.scored)):
+            if twice := [name for name, number in Counter(names).items() if number > 1]:
+                raise ValueError(
+                    f"{argument} has several classes named {twice[:5]}; expected a name of its own for each."
+                )
+        if 0 <= ignore_index < len(self.classes):
+            raise ValueError(
+                f"ignore_index is {ignore_index}, the id of class {self.classes[ignore_index]!r}; expected "
+                f"none of 0 to {len(self.classes) - 1}, or pixels of that class would not count."
+            )
         if unknown := set(self.scored) - set(self.classes):
             raise ValueError(f"scored names {sorted(unknown)}; expected some of the classes {self.classes}.")
         self.confusion = np.zeros((len(self.classes), len(self.classes)), dtype=np.int64)

@@ -12,6 +12,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..inference import segment
+from ..labels import class_names_of
 from .metrics import MeanIoU
 
 
@@ -64,7 +65,10 @@ def evaluate_domain(
         with accelerator.autocast():
             prediction = predict_sample(model, processor, domain, image, crop, stride)
         for name in {domain.name, sample["domain"]}:
-            metrics[name].add(prediction=prediction, reference=sample["label"])
+            try:
+                metrics[name].add(prediction=prediction, reference=sample["label"])
+            except ValueError as error:
+                raise ValueError(f"{domain.name}: {sample['name']}: {error}") from error
     for metric in metrics.values():
         metric.reduce(accelerator)
     return metrics
@@ -80,9 +84,9 @@ def predict_sample(
 ) -> np.ndarray:
     """The label map (H, W) of an image, segmented at the size at which the domain is evaluated, in the domain's
     classes. [`Domain.predictions`] refuses a model of other classes."""
-    names = model.config.id2label
+    names = class_names_of(model.config.id2label, "id2label of the model")
     label = segment(model, processor, image, crop, stride, domain.size)
-    return domain.predictions(label, classes=[names[index] for index in range(len(names))])
+    return domain.predictions(label, classes=list(names))
 
 
 def evenly_spaced_samples(domain: Domain, count: int) -> list[dict[str, Any]]:

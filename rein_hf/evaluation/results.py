@@ -6,7 +6,7 @@ import json
 import math
 from pathlib import Path
 
-from ..files import atomic_write
+from ..files import atomic_write, read_text
 
 
 class Results:
@@ -40,7 +40,7 @@ class Results:
         self.values: dict = {}
         if resume and path.is_file():
             try:
-                self.values = _none_to_nan(json.loads(path.read_text()))
+                self.values = _none_to_nan(json.loads(read_text(path)))
             except ValueError as error:
                 raise ValueError(f"{path} is no JSON: {error}.") from error
             if not isinstance(self.values, dict):
@@ -64,7 +64,23 @@ class Results:
         if self.writes:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(self.path) as partial:
-                partial.write_text(json.dumps(_nan_to_none(self.values), indent=1, allow_nan=False))
+                text = json.dumps(_nan_to_none(self.values), indent=1, allow_nan=False)
+                partial.write_text(text, encoding="utf-8")
+
+    def put_settings(self, settings: dict) -> None:
+        """Write down what the results of a run depend on, as an entry "settings", without what is None or False.
+
+        Raises:
+            ValueError: the run that is resumed had other settings, so that its results are other ones.
+        """
+        settings = {name: value for name, value in settings.items() if value is not None and value is not False}
+        kept = self.values.get("settings", settings)
+        if kept != settings:
+            raise ValueError(
+                f"{self.path} says that the results to resume from were measured with {kept}, but this run asks for "
+                f"{settings}. Give the same options, or write into another folder."
+            )
+        self.put({"settings": settings})
 
 
 def _nan_to_none(value):

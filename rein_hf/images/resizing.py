@@ -7,8 +7,8 @@ from PIL import Image
 
 
 def resize_to_fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """An RGB image resized to fit into a width and a height, its ratio kept. As in the authors' evaluation, the two may
-    be swapped: the image's long side fits into the longer of them, its short side into the shorter."""
+    """An RGB image resized to fit into a width and a height, keeping its ratio: the long side into the longer of the
+    two, the short side into the shorter, as in the authors' evaluation."""
     factor = min(max(size) / max(image.size), min(size) / min(image.size))
     scaled = tuple(max(1, int(side * factor + 0.5)) for side in image.size)
     if scaled == image.size:
@@ -25,17 +25,7 @@ def affine_sample(
     flip: bool,
     resample: Image.Resampling,
 ) -> Image.Image:
-    """A crop of a resized image, computed in one resampling.
-
-    Args:
-        image (`PIL.Image.Image`): of mode RGB or L.
-        step (`(float, float)`): x and y distance, in pixels of `image`, between neighbouring pixels of the result; the
-            image is resized by 1 / `step`.
-        origin (`(int, int)`): x and y of the crop's upper left corner in the resized image.
-        size (`(int, int)`): width and height of the crop.
-        flip (`bool`): whether the crop is mirrored left to right.
-        resample: nearest or bilinear.
-    """
+    """`size` pixels from `origin` on of the image resized by 1 / `step`, mirrored if `flip`."""
     x_step, x_start = step[0], step[0] * origin[0]
     if flip:
         x_step, x_start = -step[0], step[0] * (origin[0] + size[0])

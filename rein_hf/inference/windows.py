@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..head import class_and_mask_logits, head_of
-from ..images import resize_to_fit
+from ..images import resize_to_fit, upright_rgb
+from ..labels import MAX_CLASSES
 
 
 # How many windows go through the model together. This bounds the memory that a large image takes.
@@ -49,7 +50,11 @@ def semantic_scores(
 
 @torch.no_grad()
 def slide_inference(
-    model: nn.Module, pixel_values: torch.Tensor, crop: int | None = None, stride: int | None = None
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    crop: int | None = None,
+    stride: int | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> torch.Tensor:
     """Class scores of images of any size, averaged over overlapping windows.
 
@@ -61,17 +66,15 @@ def slide_inference(
         crop (`int`, *optional*): side of a window in pixels; by default the crop that the model was trained on.
         stride (`int`, *optional*): step between windows in pixels, at most `crop`. By default two thirds of `crop`,
             as in the paper: 341 for 512 and 683 for 1024.
+        progress (*optional*): called after every few windows with the number of windows that are done, and of all.
 
     Returns:
         `torch.Tensor` of shape `(B, K, H, W)`, float32 at least.
 
     Raises:
-        ValueError: `stride` is not between 1 and `crop`, which would leave pixels unseen.
+        ValueError: `crop` is below 1, or `stride` is not between 1 and `crop`, which would leave pixels unseen.
     """
-    crop = model.config.backbone_config.backbone_config.image_size if crop is None else crop
-    stride = round(crop * 2 / 3) if stride is None else stride
-    if not 1 <= stride <= crop:
-        raise ValueError(f"stride is {stride}; expected 1 to crop ({crop}).")
+    crop, stride = window_sides(model, crop, stride)
     height, width = pixel_values.shape[-2:]
     windows = [
         (slice(top, min(top + crop, height)), slice(left, min(left + crop, width)))
@@ -89,11 +92,38 @@ def slide_inference(
                 scores = added.new_zeros(len(added), height, width, added.shape[1]).permute(0, 3, 1, 2)
             scores[..., rows, columns] += added
             count[rows, columns] += 1
+        if progress is not None:
+            progress(first + len(batch), len(windows))
     return scores.div_(count)
 
 
+def window_sides(model: nn.Module, crop: int | None = None, stride: int | None = None) -> tuple[int, int]:
+    """Side of a window and step between windows in pixels, of a model and what may be asked for instead, see
+    [`slide_inference`].
+
+    Raises:
+        ValueError: they make no sense.
+    """
+    crop = model.config.backbone_config.backbone_config.image_size if crop is None else crop
+    if crop < 1:
+        raise ValueError(f"crop is {crop}; expected a number of pixels, 1 at least.")
+    stride = max(round(crop * 2 / 3), 1) if stride is None else stride
+    if not 1 <= stride <= crop:
+        raise ValueError(f"stride is {stride}; expected 1 to crop ({crop}).")
+    return crop, stride
+
+
 def predict_labels(scores: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Label maps (B, *size) of uint8 from class scores (B, K, H, W), resized bilinearly to the labels' size first."""
+    """Label maps (B, *size) of uint8 from class scores (B, K, H, W), resized bilinearly to the labels' size first.
+
+    Raises:
+        ValueError: there are more than 255 classes, whose ids would not fit into 8 bits beside 255 for no class.
+    """
+    if scores.shape[1] > MAX_CLASSES:
+        raise ValueError(
+            f"scores are of {scores.shape[1]} classes; expected {MAX_CLASSES} at most, as label maps hold 8 bits. "
+            "Take scores.argmax(dim=1) of rein_hf.slide_inference instead."
+        )
     if scores.shape[-2:] == torch.Size(size):
         return scores.argmax(dim=1).to(torch.uint8)
     strips = _upsample_in_strips(scores, size)
@@ -107,24 +137,33 @@ def segment(
     crop: int | None = None,
     stride: int | None = None,
     size: tuple[int, int] | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> np.ndarray:
     """The class of every pixel of a photo.
+
+    A photo is segmented as people see it: turned as its EXIF orientation says, with values of more than 8 bits scaled
+    to 8. Lay the map over `rein_hf.images.upright_rgb(image)`: its height and width are those of the upright photo,
+    which for an orientation of 5 to 8 are `image.width` and `image.height`.
 
     Args:
         model: from [`rein_hf.from_pretrained`].
         processor: its image processor.
-        image (`PIL.Image.Image`): of any size.
-        crop, stride: as for [`slide_inference`].
+        image (`PIL.Image.Image`): of any size and mode.
+        crop, stride, progress: as for [`slide_inference`].
         size (`(int, int)`, *optional*): width and height that the image is resized to fit into, its ratio kept, before
             the model sees it. By default the image keeps its size.
 
     Returns:
-        `np.ndarray` of shape `(H, W)`, uint8 class ids, of the image's own size.
+        `np.ndarray` of shape `(H, W)`, uint8 class ids, of the upright photo's own size.
+
+    Raises:
+        ValueError: the photo cannot be decoded; `crop` or `stride` makes no sense; there are more than 255 classes.
     """
-    resized = image.convert("RGB") if size is None else resize_to_fit(image.convert("RGB"), size)
+    image = upright_rgb(image)
+    resized = image if size is None else resize_to_fit(image, size)
     pixel_values = processor(resized, return_tensors="pt")["pixel_values"].to(model.device)
     pixel_values = pixel_values[..., : resized.height, : resized.width]  # padded window by window instead
-    scores = slide_inference(model, pixel_values, crop, stride)
+    scores = slide_inference(model, pixel_values, crop, stride, progress)
     return predict_labels(scores, (image.height, image.width))[0].cpu().numpy()
 
 

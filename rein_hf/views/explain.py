@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from ..backbone import backbone_of
+from ..images import upright_rgb
 from ..tuner import ReinLayer
 
 
@@ -155,22 +156,23 @@ def block_views_of_photo(
     Args:
         model: from [`rein_hf.from_pretrained`].
         processor: its image processor.
-        image (`PIL.Image.Image`): of any size.
+        image (`PIL.Image.Image`): of any size and mode; it is turned upright as its EXIF says.
         count (`int`, *optional*): how many blocks, see [`block_views`].
 
     Returns:
         The photo as the model saw it, and the views.
 
     Raises:
-        ValueError: the model has no active Rein adapter.
+        ValueError: the model has no active Rein adapter, or the photo cannot be decoded.
     """
     rein_layers(model)  # raises before anything is computed
     config = model.config.backbone_config
     multiple = config.architecture.multiple or config.backbone_config.patch_size
+    image = upright_rgb(image)
     factor = min(config.backbone_config.image_size / min(image.size), 1)
     # two patches at least, because the coarsest of the four maps halves the grid of patches
     size = tuple(max(round(side * factor / multiple), 2) * multiple for side in image.size)
-    resized = image.convert("RGB").resize(size, Image.Resampling.BILINEAR)
+    resized = image.resize(size, Image.Resampling.BILINEAR)
     pixel_values = processor(resized, return_tensors="pt")["pixel_values"].to(model.device)
     return resized, block_views(backbone_of(model), pixel_values, count)
 

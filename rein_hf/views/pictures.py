@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..files import atomic_write
-from ..labels import CITYSCAPES
+from ..images import upright_rgb
+from ..labels import CITYSCAPES, MAX_CLASSES
 
 
 if TYPE_CHECKING:
@@ -20,9 +21,21 @@ if TYPE_CHECKING:
     from .explain import BlockView
 
 
+# The longest side, in pixels, of a picture that is written as JPEG.
+JPEG_SIDE = 65500
+
+
 def colorize(label: np.ndarray, palette: Sequence[tuple[int, int, int]] = tuple(CITYSCAPES.values())) -> Image.Image:
     """A label map (H, W) of class ids in the colours of its classes, as an RGB image. Ids that the palette has no
-    colour for are black, and so is 255, the label of pixels that do not count."""
+    colour for are black, and so is 255, the label of pixels that do not count.
+
+    Raises:
+        ValueError: there are more than 255 colours.
+    """
+    if len(palette) > MAX_CLASSES:
+        raise ValueError(
+            f"palette has {len(palette)} colours; expected {MAX_CLASSES} at most: label maps hold 8 bits."
+        )
     table = np.zeros((256, 3), np.uint8)
     table[: len(palette)] = palette
     return Image.fromarray(table[label])
@@ -34,8 +47,19 @@ def overlay(
     palette: Sequence[tuple[int, int, int]] = tuple(CITYSCAPES.values()),
     opacity: float = 0.5,
 ) -> Image.Image:
-    """An image (W x H) with the colours of its label map (H, W) over it, `opacity` from 0 to 1."""
-    return Image.blend(image.convert("RGB"), colorize(np.asarray(label), palette), opacity)
+    """An image (W x H), turned upright as its EXIF says, with the colours of its label map (H, W) over it, `opacity`
+    from 0 to 1.
+
+    Raises:
+        ValueError: the label map is of another size than the upright image.
+    """
+    image, colours = upright_rgb(image), colorize(np.asarray(label), palette)
+    if image.size != colours.size:
+        raise ValueError(
+            f"label is a map of {colours.width}x{colours.height} pixels; expected {image.width}x{image.height}, the "
+            "size of the upright image."
+        )
+    return Image.blend(image, colours, opacity)
 
 
 def contact_sheet(
@@ -142,6 +166,13 @@ def _mean_and_range(values: torch.Tensor, percent: bool) -> str:
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a picture in the format that the path ends in. After an error no part of the file is left."""
+    """Write a picture in the format that the path ends in. After an error no part of the file is left.
+
+    Raises:
+        OSError: it cannot be written.
+        ValueError: it is larger than JPEG allows.
+    """
+    if path.suffix.lower() in (".jpg", ".jpeg") and max(picture.size) > JPEG_SIDE:
+        raise ValueError(f"{path} would be {picture.width}x{picture.height} pixels; JPEG holds sides of {JPEG_SIDE}.")
     with atomic_write(path) as partial:
         picture.save(partial, quality=90)

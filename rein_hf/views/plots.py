@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure  # pyplot would keep global state and may need a display
 
 from ..files import atomic_write
+from ..labels import check_class_names
 
 
 def plot_iou(per_class: Mapping[str, Mapping[str, float]], title: str, path: Path) -> None:
@@ -28,7 +29,12 @@ def plot_iou(per_class: Mapping[str, Mapping[str, float]], title: str, path: Pat
 
 
 def plot_confusion(confusion: np.ndarray, classes: Sequence[str], title: str, path: Path) -> None:
-    """A confusion matrix (K, K), rows the reference, as shares of each row, written to `path`."""
+    """A confusion matrix (K, K), rows the reference, as shares of each row, written to `path`.
+
+    Raises:
+        ValueError: two classes have the same name.
+    """
+    check_class_names(classes, "classes")
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     figure, axes = _figure(0.42 * len(classes) + 2.5, 0.42 * len(classes) + 2)
     axes.imshow(share, vmin=0, vmax=1, cmap="Blues")

@@ -182,10 +182,29 @@ def test_any_integers(ignore):
 
 
 def test_more_classes_than_a_byte_has_values():
-    metric = MeanIoU([str(index) for index in range(300)])
-    metric.add(prediction=np.array([[299, 256, 3]]), reference=np.array([[299, 1, 255]]))
+    metric = MeanIoU([str(index) for index in range(300)], ignore_index=-1)
+    metric.add(prediction=np.array([[299, 256, 3]]), reference=np.array([[299, 1, -1]]))
     metric.add(prediction=np.array([[254, 7]], np.uint8), reference=np.array([[254, 255]], np.uint8))
-    assert np.argwhere(metric.confusion).tolist() == [[1, 256], [254, 254], [299, 299]]
+    assert np.argwhere(metric.confusion).tolist() == [[1, 256], [254, 254], [255, 7], [299, 299]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        # its IoU of [0, 0, 1] found for [0, 1, 1] would have been 0.833, with one of the classes lost
+        ({"classes": ["car", "road", "car"]}, r"^classes has several classes named \['car'\]"),
+        ({"classes": ["a", "b"], "scored": ["a", "a"]}, r"^scored has several classes named \['a'\]"),
+        ({"classes": ["a", "b"], "scored": ["c"]}, r"^scored names \['c'\]; expected some of the classes"),
+        (
+            {"classes": ["a", "b"], "ignore_index": 1},
+            "^ignore_index is 1, the id of class 'b'; expected none of 0 to 1",
+        ),
+        ({"classes": list(map(str, range(256)))}, "^ignore_index is 255, the id of class '255'"),
+    ],
+)
+def test_classes_that_would_be_lost_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        MeanIoU(**arguments)
 
 
 def test_pictures_views_and_read_only_arrays():

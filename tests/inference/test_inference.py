@@ -5,13 +5,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
 from torch.nn import functional as F
 
 import rein_hf
-from rein_hf.inference import predict_labels, segment, semantic_scores, slide_inference
+from rein_hf.images import resize_to_fit
+from rein_hf.inference import predict_labels, requested_size, segment, semantic_scores, slide_inference
 from rein_hf.inference import windows as inference
+from tests.support.models import make_decided
 
 
 # class logits whose softmax gives the first of two classes all the score
@@ -243,3 +245,77 @@ def test_segment_a_photo(rein_model, size):
     expected = slide_inference(rein_model, values).argmax(1)[0].numpy()
     assert (label == expected).mean() > 0.99
     assert np.array_equal(segment(rein_model, processor, photo.convert("RGBA")), label)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_is_segmented_as_it_is_seen(rein_model, orientation):
+    """The map lies over what people see, not over the pixels as they were stored."""
+    make_decided(rein_model)
+    noise = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    photo = Image.fromarray(noise).resize((70, 50), Image.Resampling.BICUBIC)
+    photo.getexif()[0x0112] = orientation
+    processor, upright = rein_hf.build_image_processor(), ImageOps.exif_transpose(photo)
+    expected = segment(rein_model, processor, upright)
+    assert expected.shape == ((70, 50) if orientation > 4 else (50, 70)) and len(np.unique(expected)) > 1
+    assert np.array_equal(segment(rein_model, processor, photo), expected)
+    small = segment(rein_model, processor, photo, size=(40, 40))
+    assert small.shape == expected.shape and np.array_equal(
+        small, segment(rein_model, processor, upright, size=(40, 40))
+    )
+
+
+def test_sixteen_bits_are_scaled(rein_model):
+    """Pillow alone would make nearly all of them white."""
+    make_decided(rein_model)
+    values = np.random.default_rng(0).integers(0, 256, (50, 70), dtype=np.uint8)
+    processor = rein_hf.build_image_processor()
+    deep = Image.fromarray(values.astype(np.uint16) * 256 + 99)
+    assert np.array_equal(
+        segment(rein_model, processor, deep), segment(rein_model, processor, Image.fromarray(values))
+    )
+
+
+def test_ids_that_8_bits_do_not_hold_are_refused():
+    """Of 300 classes the last would come out as 43, and of 256 as the id of no class."""
+    scores = torch.zeros(1, 255, 1, 2)
+    scores[0, 254, 0, 0] = 1
+    assert predict_labels(scores, (1, 2)).tolist() == [[[254, 0]]]
+    for count in (256, 300):
+        with pytest.raises(ValueError, match=f"scores are of {count} classes; expected 255 at most"):
+            predict_labels(torch.zeros(1, count, 1, 2), (1, 2))
+
+
+def test_progress_of_windows():
+    """Eight at once, here of 4 x 5."""
+    calls = []
+    slide_inference(FakeModel(equal_masks), coordinates(160, 192), 64, 32, lambda *call: calls.append(call))
+    assert calls == [(8, 20), (16, 20), (20, 20)]
+
+
+def test_windows_without_pixels_are_refused(rein_model):
+    with pytest.raises(ValueError, match="crop is 0; expected a number of pixels, 1 at least"):
+        slide_inference(rein_model, torch.zeros(1, 3, 64, 64), crop=0)
+
+
+@pytest.mark.parametrize(
+    ("image", "size", "short_side", "expected"),
+    [
+        ((4000, 3000), None, None, None),
+        ((4000, 3000), "1024x512", None, (1024, 512)),
+        ((4000, 3000), None, 480, (640, 480)),
+        ((3000, 4000), None, 480, (480, 640)),
+        ((100, 30), None, 60, (200, 60)),
+        ((9000, 1), None, 1, (9000, 1)),
+    ],
+)
+def test_requested_sizes(image, size, short_side, expected):
+    found = requested_size(image, size, short_side)
+    assert found == expected
+    if short_side:
+        assert resize_to_fit(Image.new("RGB", image), found).size == expected
+
+
+@pytest.mark.parametrize("size", ["", "80", "80x", "x80", "-8x8", "08x8", "8x0", "8.5x8", "8x8x8", " 8x8", "8X8"])
+def test_requested_sizes_that_are_none(size):
+    with pytest.raises(ValueError, match=f"--size is {size!r}; expected WIDTHxHEIGHT"):
+        requested_size((10, 10), size)

@@ -99,6 +99,7 @@ def test_evaluate_writes_results_and_pictures(adapter, data, tmp_path, capsys):
     assert (sum(parts) == report[adapter]["small"]["confusion"]).all()
     assert {path.name for path in out.iterdir()} == {
         "results.json",
+        "settings.json",
         "confusion_rein_small.png",
         "iou_small.png",
         "contact_sheet.png",
@@ -131,6 +132,7 @@ def test_two_models_side_by_side_on_two_domains(rein_model, adapter, data, tmp_p
     assert report[adapter]["seen"]["confusion"] != report[other]["seen"]["confusion"]
     assert {path.name for path in out.iterdir()} == {
         "results.json",
+        "settings.json",
         *(
             f"confusion_{model}_rein_{domain}.png"
             for model in ("runs", "others")
@@ -192,6 +194,11 @@ def test_bf16(adapter, data, tmp_path):
         (["--models", "A", "--domains", "D@train", "D@test"], r"--domains have the names \['data', 'data'\].*NAME="),
         (["--models", "A", "--domains", "D@val"], r"index.csv has no split 'val'; found \['test', 'train'\]"),
         (["--models", "A", "--domains", "D", "--stride", "65"], r"stride is 65; expected 1 to crop \(64\)"),
+        (["--models", "A", "--domains", "D", "--limit", "0"], "--limit is 0; expected 1 at least"),
+        (["--models", "A", "--domains", "D", "--sheet_rows", "-1"], "--sheet_rows is -1; expected 0 at least"),
+        (["--models", "A", "--domains", "D", "--crop", "0"], "--crop is 0; expected 1 at least"),
+        (["--models", "A", "--domains", "D", "--severities", "1"], "--severities has no effect without --corruptions"),
+        (["--models", "A", "--domains", "D", "--seed", "0"], "--seed has no effect without --corruptions"),
     ],
 )
 def test_mistakes_are_refused(adapter, data, tmp_path, arguments, message):
@@ -235,6 +242,31 @@ def test_evenly_spaced_indices():
     assert evenly_spaced_indices(1, 5) == [0]
 
 
+def test_settings_of_an_interrupted_run_are_kept(adapter, data, tmp_path):
+    """Numbers of other images or windows would pass for those of this run."""
+    out = tmp_path / "Straße"
+    arguments = ("--models", adapter, "--domains", f"{data}@test", "--output_dir", str(out), "--sheet_rows", "0")
+    first = run(*arguments, "--limit", "1")
+    assert json.loads((out / "settings.json").read_text(encoding="utf-8")) == {"settings": {"limit": 1}}
+    assert run(*arguments, "--limit", "1", "--resume", "true") == first
+    with pytest.raises(
+        ValueError, match=r"settings.json says .* measured with {'limit': 1}, but this run asks for {}"
+    ):
+        run(*arguments, "--resume", "true")
+    assert run(*arguments) != first  # not resumed: measured anew
+
+
+def test_plots_of_one_file_name_are_refused():
+    assert evaluate.confusion_files({"x/rein": "rein"}, ["a-b", "c"]) == {
+        ("rein", "a-b"): "confusion_rein_a-b.png",
+        ("rein", "c"): "confusion_rein_c.png",
+    }
+    with pytest.raises(
+        ValueError, match="plots of a on b_c and a_b on c would have the same file name, confusion_a_b_c"
+    ):
+        evaluate.confusion_files({"a": "a", "a_b": "a_b"}, ["b_c", "c"])
+
+
 def test_names_are_the_shortest_ends_that_differ():
     assert evaluate.short_names(["x/a/rein", "x/b/rein", "x/b/frozen"]) == {
         "x/a/rein": "a/rein",
@@ -271,10 +303,12 @@ def test_predict_writes_overlay_and_label(adapter, data, tmp_path, capsys):
     assert {path.name for path in out.iterdir()} == {
         *(f"{stem}_{kind}" for stem in ("grey", "two", "a") for kind in ("label.png", "overlay.jpg"))
     }
-    errors = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    printed = capsys.readouterr()
+    errors = [line for line in printed.err.splitlines() if "left out" in line]
     assert len(errors) == 2
     assert f"{photos / 'broken.jpg'} cannot be read as an image: " in errors[0]
     assert f"{photos / 'text.png'} cannot be read as an image: " in errors[1]
+    assert printed.out == f"3 photos -> {out}; 2 could not be segmented, see above; 1 other file skipped (notes.txt)\n"
     model, processor = rein_hf.from_pretrained(adapter), rein_hf.build_image_processor()
     for path in (photos / "grey.png", photos / "two.JPG", data / "images" / "a.png"):
         photo = Image.open(path).convert("RGB")
@@ -361,36 +395,6 @@ def test_only_rein_is_explained(build, data, tmp_path):
         ):
             predict.main(predict.PredictionArguments(**arguments, explain=True))
     assert not (tmp_path / "out").exists()
-
-
-def test_list_images(tmp_path):
-    for name in ("b.JPEG", "a.png", "c.txt"):
-        (tmp_path / name).touch()
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    with pytest.raises(FileNotFoundError, match=r"--input \['.*folder'\] holds no image \(.jpg, .jpeg, .png\)"):
-        predict.list_images([str(folder)])
-    (folder / "d.tiff").touch()
-    assert predict.list_images([str(tmp_path), str(folder / "d.tiff")]) == [
-        tmp_path / "a.png",
-        tmp_path / "b.JPEG",
-        folder / "d.tiff",  # named by itself, so taken whatever its end
-    ]
-    with pytest.raises(FileNotFoundError, match="--input .*nowhere does not exist"):
-        predict.list_images([str(tmp_path), str(tmp_path / "nowhere")])
-    (folder / "b.png").touch()
-    with pytest.raises(ValueError, match=r"--input holds several files of the same stem: \['b'\]"):
-        predict.list_images([str(tmp_path), str(folder)])
-
-
-def test_a_photo_is_segmented_as_it_was_held(adapter, tmp_path):
-    """Orientation 6 of EXIF: to be turned by a quarter, so that width and height change places."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (96, 64)).save(tmp_path / "phone.jpg", exif=exif)
-    arguments = predict.PredictionArguments(adapter, [str(tmp_path / "phone.jpg")], str(tmp_path / "out"))
-    assert predict.main(arguments) == 0
-    assert Image.open(tmp_path / "out" / "phone_label.png").size == (64, 96)
 
 
 def test_robustness_curves_and_resuming(adapter, data, tmp_path, monkeypatch, capsys):
