@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from ..labels import IGNORE
+
 
 class MeanIoU:
     """
@@ -24,8 +26,8 @@ class MeanIoU:
             have all of them. Pixels predicted as another class are wrong nevertheless. All classes by default.
 
     Raises:
-        ValueError: `classes` or `scored` names a class twice, `scored` names an unknown one, or `ignore_index` is the
-            id of a class.
+        ValueError: `classes` or `scored` names a class twice, `scored` names an unknown one, or `ignore_index` is 255
+            and there are more than 255 classes.
 
     The IoU of a class that occurs neither in a label nor in a prediction is nan, and is left out of the mean.
 
@@ -42,7 +44,7 @@ class MeanIoU:
     ```
     """
 
-    def __init__(self, classes: Sequence[str], ignore_index: int = 255, scored: Sequence[str] | None = None):
+    def __init__(self, classes: Sequence[str], ignore_index: int = IGNORE, scored: Sequence[str] | None = None):
         self.classes = list(classes)
         self.ignore_index = ignore_index
         self.scored = self.classes if scored is None else list(scored)
@@ -51,10 +53,10 @@ class MeanIoU:
                 raise ValueError(
                     f"{argument} has several classes named {twice[:5]}; expected a name of its own for each."
                 )
-        if 0 <= ignore_index < len(self.classes):
+        if ignore_index == IGNORE and len(self.classes) > IGNORE:
             raise ValueError(
-                f"ignore_index is {ignore_index}, the id of class {self.classes[ignore_index]!r}; expected "
-                f"none of 0 to {len(self.classes) - 1}, or pixels of that class would not count."
+                f"classes has {len(self.classes)} names, and pixels of {self.classes[IGNORE]!r}, which has the id "
+                f"{IGNORE}, would not count. Give another ignore_index, such as -1."
             )
         if unknown := set(self.scored) - set(self.classes):
             raise ValueError(f"scored names {sorted(unknown)}; expected some of the classes {self.classes}.")

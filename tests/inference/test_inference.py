@@ -258,9 +258,9 @@ def test_a_photo_is_segmented_as_it_is_seen(rein_model, orientation):
     expected = segment(rein_model, processor, upright)
     assert expected.shape == ((70, 50) if orientation > 4 else (50, 70)) and len(np.unique(expected)) > 1
     assert np.array_equal(segment(rein_model, processor, photo), expected)
-    small = segment(rein_model, processor, photo, size=(40, 40))
+    small = segment(rein_model, processor, photo, size=(50, 50))
     assert small.shape == expected.shape and np.array_equal(
-        small, segment(rein_model, processor, upright, size=(40, 40))
+        small, segment(rein_model, processor, upright, size=(50, 50))
     )
 
 
