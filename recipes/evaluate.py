@@ -64,7 +64,8 @@ def main(args: EvaluationArguments) -> dict:
     confusion_files(names, [domain.name for domain in domains])
     results = Results(output_dir / "results.json", args.resume, accelerator.is_main_process)
     robustness = Results(output_dir / "robustness.json", args.resume, accelerator.is_main_process)
-    settings = {key: getattr(args, key) for key in ("backbone", "crop", "stride", "limit", "scored", "seed", "bf16")}
+    settings = {key: getattr(args, key) for key in ("backbone", "crop", "stride", "limit", "scored", "bf16")}
+    settings["seed"] = args.seed or None
     written = Results(output_dir / "settings.json", args.resume, accelerator.is_main_process)
     pictures = {domain.name: [] for domain in domains}
     for path in args.models:

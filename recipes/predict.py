@@ -12,14 +12,11 @@ smaller copy by `--short_side N` or `--size WxH`. Label maps and overlays have t
 
 from __future__ import annotations
 
-import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -28,8 +25,9 @@ from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, HfArgumentParser
 
 import rein_hf
-from rein_hf.images import IMAGE_SUFFIXES, is_hidden, open_image
+from rein_hf.images import open_image
 from rein_hf.inference import requested_size, segment, window_sides
+from rein_hf.inference.photos import ENDINGS, find_photos, printable, skipped_files
 from rein_hf.labels import class_names_of, palette_of
 from rein_hf.views import JPEG_SIDE, block_views_of_photo, explanation_sheet, overlay, rein_layers, save_picture
 
@@ -39,8 +37,6 @@ BLOCKS = 5
 
 # Above so many windows for a photo there is a hint, and a bar that counts them.
 MANY_WINDOWS = 30
-
-ENDINGS = ("label.png", "overlay.jpg", "explain.jpg")
 
 
 @dataclass
@@ -57,16 +53,6 @@ class PredictionArguments:
     resume: bool = field(default=False, metadata={"help": "Leave out photos whose results output_dir holds."})
     size: str | None = field(default=None, metadata={"help": "WxH: the model sees photos resized to fit into it."})
     short_side: int | None = field(default=None, metadata={"help": "Or resized so that their short side is this."})
-
-
-class Photo(NamedTuple):
-    """A file, and where its results go: `target` with an underscore and one of `ENDINGS` after it."""
-
-    file: Path
-    target: Path
-
-    def result(self, ending: str) -> Path:
-        return self.target.with_name(f"{self.target.name}_{ending}")
 
 
 def main(args: PredictionArguments) -> int:
@@ -120,56 +106,6 @@ def main(args: PredictionArguments) -> int:
     return failed
 
 
-def find_photos(inputs: list[str], output_dir: Path) -> tuple[list[Photo], list[Path]]:
-    """The files named, and those in the folders named and their subfolders that end like images.
-
-    What a run into `output_dir` writes is not taken for a photo.
-
-    Returns:
-        The photos, and the files in the folders that are none.
-
-    Raises:
-        FileNotFoundError: an input is not there, or there is no photo at all.
-        ValueError: two photos have the same stem, so that one's results would replace the other's.
-    """
-    candidates: dict[Path, Photo] = {}  # by absolute path: a file that is named twice is one photo
-    skipped = []
-    for path in map(Path, inputs):
-        if not path.exists():
-            raise FileNotFoundError(f"--input {printable(path)} does not exist.")
-        for file in files_below(path, output_dir) if path.is_dir() else [path]:
-            if path.is_dir() and (is_hidden(file) or file.suffix.lower() not in IMAGE_SUFFIXES):
-                skipped.append(file)
-            else:
-                stem = (file.relative_to(path) if path.is_dir() else Path(file.name)).with_suffix("")
-                candidates.setdefault(Path(os.path.abspath(file)), Photo(file, output_dir / stem))
-    results = {os.path.abspath(photo.result(ending)) for file, photo in candidates.items() for ending in ENDINGS}
-    photos = [photo for file, photo in candidates.items() if str(file) not in results]
-    skipped = [file for file in skipped if Path(os.path.abspath(file)) not in candidates]  # named by another input
-    skipped += [photo.file for file, photo in candidates.items() if str(file) in results]
-    if not photos:
-        raise FileNotFoundError(
-            f"--input {' '.join(map(printable, inputs))} holds no image ({', '.join(IMAGE_SUFFIXES)})"
-            f"{skipped_files(skipped)}."
-        )
-    count = Counter(photo.target for photo in photos)
-    if twice := [printable(photo.file) for photo in photos if count[photo.target] > 1]:
-        raise ValueError(
-            f"--input holds several files of the same stem: {twice[:6]}. Their results would be the same."
-        )
-    return photos, skipped
-
-
-def files_below(folder: Path, output_dir: Path) -> Iterator[Path]:
-    """The files of a folder and its subfolders in the order of their names, but for hidden folders, and for
-    `output_dir` if that is one of the subfolders."""
-    for root, folders, files in os.walk(folder):
-        yield from (Path(root, name) for name in sorted(files))
-        below = [Path(root, name) for name in sorted(folders)]
-        left = [path.name for path in below if not is_hidden(path) and path.resolve() != output_dir.resolve()]
-        folders[:] = left
-
-
 def open_photo(file: Path) -> Image.Image:
     """A photo, upright.
 
@@ -221,22 +157,9 @@ def closing_line(done: int, failed: int, skipped: list[Path], output_dir: Path) 
     return text + (f"; {failed} could not be segmented, see above" if failed else "") + skipped_files(skipped)
 
 
-def skipped_files(skipped: list[Path]) -> str:
-    """The files that are no photos, of each folder the first ones by name."""
-    if not skipped:
-        return ""
-    names = ", ".join(file.name for file in skipped[:3]) + (", ..." if len(skipped) > 3 else "")
-    return f"; {len(skipped)} other file{'' if len(skipped) == 1 else 's'} skipped ({names})"
-
-
 def tell(text: str) -> None:
     """A line on stderr that leaves the bars whole."""
     tqdm.write(printable(text), file=sys.stderr)
-
-
-def printable(text: str | Path) -> str:
-    """Names of files may hold bytes that are no text."""
-    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 if __name__ == "__main__":

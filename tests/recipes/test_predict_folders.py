@@ -12,6 +12,7 @@ from PIL import Image
 import rein_hf
 from recipes import predict
 from rein_hf.images import open_image
+from rein_hf.inference.photos import find_photos
 from tests.support.models import make_decided
 
 
@@ -41,7 +42,7 @@ def files(folder: Path) -> set[str]:
 
 def found(*inputs: Path, out: Path) -> tuple[list[tuple[str, str]], set[str]]:
     """What `find_photos` gives: file (from the first input) and target (from `out`) of each photo, names of others."""
-    photos, skipped = predict.find_photos([str(path) for path in inputs], out)
+    photos, skipped = find_photos([str(path) for path in inputs], out)
     pairs = [(os.path.relpath(photo.file, inputs[0]), photo.target.relative_to(out).as_posix()) for photo in photos]
     return pairs, {path.name for path in skipped}
 
@@ -99,6 +100,20 @@ def test_what_is_found(tmp_path):
     (photos / "b.png").touch()
     with pytest.raises(ValueError, match=r"several files of the same stem: \['.*b.JPEG', '.*b.png'\]"):
         found(photos, out=out)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems do not let everyone make links")
+def test_links_and_pipes(tmp_path):
+    photos, elsewhere = tmp_path / "photos", tmp_path / "elsewhere"
+    for name in ("photos/a.png", "elsewhere/b.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    (photos / "linked").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(photos)  # in a circle
+    (photos / "lost.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(photos / "pipe.png")  # opening it would wait for ever
+    pairs, skipped = found(photos, out=tmp_path / "out")
+    assert pairs == [("a.png", "a"), ("lost.png", "lost"), ("linked/b.png", "linked/b")] and skipped == {"pipe.png"}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="other systems have no such names")
