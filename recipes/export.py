@@ -1,16 +1,19 @@
 """A segmenter as one file that runs without this package: ONNX, or torch.export's .pt2.
 
-python recipes/export.py --model USER/ADAPTER --output segmenter.onnx                # one window of the model's crop
-python recipes/export.py --model USER/ADAPTER --output segmenter.pt2 --dynamic true  # images of many sizes
+python recipes/export.py --model USER/ADAPTER --output segmenter.onnx                # one size: the model's crop
+python recipes/export.py --model USER/ADAPTER --output segmenter.pt2 --dynamic true  # any size, any number of images
 
-Inside are the backbone, Rein, the head and the arithmetic before and after them:
-- input `images` (B, H, W, 3), uint8 RGB as an image file holds it; rescaling and normalisation are in the graph;
-- output `labels` (B, H, W), uint8 class ids and, with `--scores true`, `scores` (B, classes, H, W), float32.
-H and W are the model's crop or, with `--dynamic true`, any multiples of 32 from 64 to `--largest`: pad the image with
-its mean colour and cut the labels. Sliding windows are not inside: average `scores` of overlapping windows for those.
+The file holds the backbone, Rein, the head, and what is calculated before and after them:
+- input `images` (B, H, W, 3), uint8 RGB as an image file holds it, upright; rescaling and normalisation are inside;
+- output `labels` (B, H, W), uint8 ids of at most 255 classes and, with `--scores true`, `scores` (B, classes, H, W),
+  float32.
+H and W are the model's crop or, with `--dynamic true`, any numbers of pixels from 3 patches + 1 (49 for patches of 16)
+to `--largest`: images are padded to whole patches and labels cropped inside the file. The result is that of
+`rein_hf.segment(..., crop=max(H, W))`, one window over the whole image. Sliding windows are not inside: for an image
+that is much larger than the model's crop, average the `scores` of overlapping windows.
 
-The file is then run, by onnxruntime or torch, on coloured noise, and refused if its labels or scores are not the
-model's. Needs `pip install "rein-hf[export]"`, .pt2 files excepted. Everything is in float32.
+The file is run by onnxruntime or torch on images of several sizes, and is not kept if labels or scores are not those
+of the model. Needs `pip install "rein-hf[export]"`, except for .pt2 files. Everything is in float32.
 """
 
 from __future__ import annotations
@@ -29,13 +32,15 @@ from transformers import AutoImageProcessor, HfArgumentParser
 
 import rein_hf
 from rein_hf.head import class_and_mask_logits, head_of
+from rein_hf.inference import slide_inference
+from rein_hf.labels import class_names_of
 
 
-# Largest difference of scores, and two best scores closer than this may change places.
+# Scores may differ by this much, and labels where the best two scores differ by less.
 TOLERANCE = 1e-3
 
-# Sides of images of many sizes are multiples of this: of two patches of 16.
-STEP = 32
+# The longest side of images of any size, unless --largest says otherwise.
+LARGEST = 2048
 
 
 @dataclass
@@ -43,65 +48,100 @@ class ExportArguments:
     model: str = field(metadata={"help": "Adapter or whole segmenter: folder or Hub id."})
     output: str = field(metadata={"help": "File to write: *.onnx or *.pt2."})
     backbone: str | None = field(default=None, metadata={"help": "Backbone instead of the one the adapter names."})
-    dynamic: bool = field(default=False, metadata={"help": "For images of many sizes."})
-    largest: int = field(default=2048, metadata={"help": "With --dynamic: longest side in pixels."})
-    batch_size: int = field(default=1, metadata={"help": "Images that go in together."})
+    dynamic: bool = field(default=False, metadata={"help": "For images of any size, and any number of them."})
+    largest: int | None = field(
+        default=None, metadata={"help": f"With --dynamic: longest side in pixels, {LARGEST} by default."}
+    )
+    batch_size: int = field(
+        default=1, metadata={"help": "Images that go in together; with --dynamic, that the file is tested with."}
+    )
     scores: bool = field(default=False, metadata={"help": "Output class scores beside the labels."})
 
 
 class SegmenterGraph(nn.Module):
-    """From uint8 images to labels, in operations that can be traced."""
+    """From uint8 images to labels, in operations that can be traced.
 
-    def __init__(self, model: nn.Module, processor, scores: bool) -> None:
+    Args:
+        model: a segmenter.
+        processor: its image processor.
+        scores (`bool`): whether to return scores beside the labels.
+        any_size (`bool`): whether sides may be other than multiples of the patch size.
+    """
+
+    def __init__(self, model: nn.Module, processor, scores: bool, any_size: bool = False) -> None:
         super().__init__()
-        self.model, self.rescale, self.scores = model, processor.rescale_factor, scores
-        self.of_masks = head_of(model.config.model_type).classifies_masks
+        self.model, self.rescale, self.scores, self.any_size = model, processor.rescale_factor, scores, any_size
+        self.patch = model.config.backbone_config.backbone_config.patch_size
+        self.has_masks = head_of(model.config.model_type).classifies_masks
         self.register_buffer("mean", torch.tensor(processor.image_mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(processor.image_std).view(3, 1, 1))
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Labels (B, H, W) and, if asked for, scores (B, K, H, W) of images (B, H, W, 3)."""
         pixel_values = (images.permute(0, 3, 1, 2).float() * self.rescale - self.mean) / self.std
-        if self.of_masks:
+        height, width = images.shape[1:3]
+        if self.any_size:
+            pixel_values = _pad_to_multiple(_pad_to_multiple(pixel_values, 2, self.patch), 3, self.patch)
+        if self.has_masks:
             classes, masks = class_and_mask_logits(self.model, pixel_values)
-            # `rein_hf.semantic_scores`, not strip by strip: a graph cannot repeat itself for a height it does not know
-            masks = F.interpolate(masks, size=images.shape[1:3], mode="bilinear", align_corners=False)
+            # as `rein_hf.semantic_scores`, but not in strips of rows: a graph has no loop over a height it does not
+            # know
+            masks = F.interpolate(masks, size=pixel_values.shape[2:], mode="bilinear", align_corners=False)
             scores = torch.einsum("bmk,bmhw->bkhw", classes.softmax(dim=-1)[..., :-1], masks.sigmoid())
         else:
             scores = self.model(pixel_values=pixel_values).logits
+        if self.any_size:
+            rows, columns = (torch.arange(side, device=scores.device) for side in (height, width))
+            scores = scores.index_select(2, rows).index_select(3, columns)
         labels = scores.argmax(dim=1).to(torch.uint8)
         return (labels, scores) if self.scores else (labels,)
 
 
+def _pad_to_multiple(images: torch.Tensor, dim: int, multiple: int) -> torch.Tensor:
+    """Images with zeros after the last pixel of `dim`, so that its size is a multiple. Indices and not `F.pad`, for
+    which a traced graph would ask whether anything is to be padded."""
+    size = images.shape[dim]
+    index = torch.arange((size + multiple - 1) // multiple * multiple, device=images.device)
+    inside = (index < size).view(-1, *[1] * (images.ndim - 1 - dim))
+    return images.index_select(dim, index.clamp(max=size - 1)) * inside
+
+
 def main(args: ExportArguments) -> dict[str, float]:
-    """Returns the largest difference of scores, where they are output, and the share of equal labels.
+    """Returns the share of equal labels and, where scores are output, their largest difference.
 
     Raises:
-        ValueError: `output` is of another kind, or the image sizes make no sense.
+        ValueError: an argument makes no sense, or would have no effect; the model has more than 255 classes.
         RuntimeError: what the file gives is not what the model gives.
     """
     output = Path(args.output)
     if output.suffix not in (".onnx", ".pt2"):
         raise ValueError(f"--output is {output}; expected a file ending in .onnx or .pt2.")
-    if args.dynamic and args.largest < 3 * STEP:
-        raise ValueError(f"--largest is {args.largest}; expected {3 * STEP} pixels at least.")
+    if args.batch_size < 1:
+        raise ValueError(f"--batch_size is {args.batch_size}; expected 1 at least.")
+    if args.largest is not None and not args.dynamic:
+        raise ValueError(f"--largest {args.largest} has no effect without --dynamic true.")
     model = rein_hf.from_pretrained(args.model, backbone=args.backbone).float().requires_grad_(False)
+    class_names_of(model.config.id2label, f"--model {args.model}: id2label")
     processor = AutoImageProcessor.from_pretrained(args.model)
-    expected = SegmenterGraph(model, processor, scores=True).eval()
-    graph = SegmenterGraph(model, processor, args.scores).eval()
-    crop = model.config.backbone_config.backbone_config.image_size
-    sizes = [(crop, crop)]
-    if args.dynamic:  # of unequal sides for the trace, so that none is taken for the other, and the trained size
-        sizes = [(3 * STEP, 2 * STEP), (2 * STEP, min(5 * STEP, args.largest // STEP * STEP)), (crop, crop)]
+    vit = model.config.backbone_config.backbone_config
+    # four patches at least, so that the coarsest map has two: torch.export makes a constant of a size of 1
+    smallest, largest = 3 * vit.patch_size + 1, args.largest or LARGEST
+    if args.dynamic and largest < smallest + vit.patch_size:
+        raise ValueError(f"--largest is {largest}; expected {smallest + vit.patch_size} pixels at least.")
+    graph = SegmenterGraph(model, processor, args.scores, args.dynamic).eval()
+    shapes = [(args.batch_size, vit.image_size, vit.image_size)]
+    if args.dynamic:  # first that of the trace, of unequal numbers, so that none is taken for another
+        odd = min(vit.image_size + vit.patch_size // 2 - 1, largest)
+        shapes = [(args.batch_size + 1, smallest + vit.patch_size, smallest), (1, smallest + 5, odd), *shapes]
     output.parent.mkdir(parents=True, exist_ok=True)
-    program = trace(graph, coloured_noise(args.batch_size, sizes[0]), args.largest if args.dynamic else None)
-    # beside its place until it is known to be right
+    program = trace(graph, coloured_noise(*shapes[0]), (smallest, largest) if args.dynamic else None)
+    # in a folder of its own until it is known to be right
     with tempfile.TemporaryDirectory(prefix=".", dir=output.parent) as folder:
         unchecked = Path(folder, output.name)
         save_exported(program, unchecked, args.scores)
         del program
         run = load_exported(unchecked)
-        found = [compare_with_model(expected, run, coloured_noise(args.batch_size, size)) for size in sizes]
+        found = [compare_with_model(model, processor, run, coloured_noise(*shape)) for shape in shapes]
         files = sorted(Path(folder).iterdir(), key=lambda file: file == unchecked)  # weights first, if they are apart
         megabytes = sum(file.stat().st_size for file in files) / 1e6
         for file in files:
@@ -109,19 +149,25 @@ def main(args: ExportArguments) -> dict[str, float]:
     worst = {"equal_labels": min(one["equal_labels"] for one in found)}
     if args.scores:
         worst["score_difference"] = max(one["score_difference"] for one in found)
-    print(f"{output}: {megabytes:.0f} MB; on {sizes}: {worst}")
+    print(f"{output}: {megabytes:.0f} MB; compared with the model on images of {shapes}: {worst}")
     return worst
 
 
-def trace(graph: SegmenterGraph, images: torch.Tensor, largest: int | None) -> torch.export.ExportedProgram:
-    """The graph for images of the size given or, with `largest`, of all multiples of `STEP` up to it."""
-    sides = None
-    if largest is not None:
-        rows, columns = (torch.export.Dim(name, min=2, max=largest // STEP) for name in ("rows", "columns"))
-        sides = ({1: STEP * rows, 2: STEP * columns},)
+def trace(graph: SegmenterGraph, images: torch.Tensor, sides: tuple[int, int] | None) -> torch.export.ExportedProgram:
+    """The graph for the shape of `images` or, with the shortest and the longest side, for all between them."""
+    dynamic = None
+    if sides is not None:
+        dynamic = [torch.export.Dim(name, min=sides[0], max=sides[1]) for name in ("height", "width")]
+        dynamic = (dict(enumerate([torch.export.Dim("batch", min=1), *dynamic])),)
     with torch.no_grad():
-        # strict: the symbolic tracer takes lists of unknown sizes that the other one makes constants of
-        return torch.export.export(graph, (images,), dynamic_shapes=sides, strict=True)
+        return torch.export.export(
+            graph,
+            (images,),
+            dynamic_shapes=dynamic,
+            strict=True,  # the symbolic tracer takes lists of unknown sizes that the other one makes constants of
+            # statements on sizes that are true but too hard for its solver are tested when the file runs
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
 
 
 def save_exported(program: torch.export.ExportedProgram, output: Path, scores: bool) -> None:
@@ -152,30 +198,36 @@ def load_exported(output: Path) -> Callable[[torch.Tensor], list[torch.Tensor]]:
     return lambda images: [torch.from_numpy(array) for array in session.run(None, {"images": images.numpy()})]
 
 
-def coloured_noise(batch: int, size: tuple[int, int]) -> torch.Tensor:
+def coloured_noise(batch: int, height: int, width: int) -> torch.Tensor:
     """Images (B, H, W, 3) of coloured clouds, always the same ones."""
     clouds = np.random.default_rng(0).uniform(0, 256, (batch, 3, 6, 6))
-    images = F.interpolate(torch.from_numpy(clouds), size=size, mode="bilinear", align_corners=False)
+    images = F.interpolate(torch.from_numpy(clouds), size=(height, width), mode="bilinear", align_corners=False)
     return images.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-@torch.no_grad()
-def compare_with_model(expected: SegmenterGraph, run: Callable, images: torch.Tensor) -> dict[str, float]:
-    """The file's results beside the model's.
+def compare_with_model(
+    model: nn.Module, processor, run: Callable[[torch.Tensor], list[torch.Tensor]], images: torch.Tensor
+) -> dict[str, float]:
+    """The results of a file, which `run` gives, beside those of the model for one window over each image.
 
     Raises:
-        RuntimeError: a score differs by more than `TOLERANCE`, or a label that is not as good as a tie.
+        RuntimeError: a score differs by more than `TOLERANCE`, or a label where the best two scores differ by more.
     """
-    labels, scores = expected(images)
+    batch, height, width = images.shape[:3]
+    pixel_values = processor(list(images.permute(0, 3, 1, 2)), return_tensors="pt")["pixel_values"]
+    scores = slide_inference(model, pixel_values[..., :height, :width], crop=max(height, width))
     found = dict(zip(("labels", "scores"), run(images), strict=False))
-    best, second = scores.topk(2, dim=1).values.unbind(1)
-    differ = found["labels"] != labels
-    wrong = (differ & (best - second > TOLERANCE)).sum().item()
+    best, *others = scores.topk(min(2, scores.shape[1]), dim=1).values.unbind(1)
+    differ = found["labels"] != scores.argmax(dim=1)
+    wrong = (differ & (best - others[0] > TOLERANCE)).sum().item() if others else differ.sum().item()
     result = {"equal_labels": 1 - differ.double().mean().item()}
     if "scores" in found:
         result["score_difference"] = (found["scores"] - scores).abs().max().item()
     if wrong or result.get("score_difference", 0.0) > TOLERANCE:
-        raise RuntimeError(f"The file does not give what the model gives: {result}, {wrong} labels are wrong.")
+        raise RuntimeError(
+            f"The file does not give what the model gives for {batch} images of {width}x{height}: {result}, "
+            f"{wrong} labels are wrong."
+        )
     return result
 
 

@@ -1,15 +1,16 @@
-"""Label maps for the server of a benchmark: a PNG of Cityscapes' label ids per image, of its own size, and a zip.
+"""Label maps for the server of a benchmark: for each image a PNG of Cityscapes' label ids, of the image's size, and a
+zip of them.
 
     python recipes/submit.py --model OUT/rein --domain "acdc:DATA/acdc@test" --output_dir OUT/submission
 
-A PNG has its image's file name. Run again after an interruption, it keeps the maps that are there. Runs under
+A PNG has the file name of its image. Maps that an earlier run has written into `--output_dir` are kept. Runs under
 `accelerate launch` too.
 """
 
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ import rein_hf
 from rein_hf.data import Domain, load_domain
 from rein_hf.evaluation import predict_sample
 from rein_hf.files import atomic_write
+from rein_hf.inference import requested_size
 from rein_hf.labels import CITYSCAPES_CLASSES, CITYSCAPES_IDS
 from rein_hf.views import save_picture
 
@@ -35,11 +37,16 @@ class SubmissionArguments:
     crop: int | None = field(default=None, metadata={"help": "Window in pixels; default: the model's training crop."})
     stride: int | None = field(default=None, metadata={"help": "Step between windows; default: 2/3 of the window."})
     bf16: bool = field(default=False, metadata={"help": "Autocast to bfloat16."})
+    size: str | None = field(
+        default=None, metadata={"help": "WxH: the model sees images resized to fit into it; default: the protocol's."}
+    )
+    short_side: int | None = field(default=None, metadata={"help": "Or resized so that their short side is this."})
 
 
 def main(args: SubmissionArguments) -> Path:
     """Returns the path of the zip."""
     accelerator = Accelerator(mixed_precision="bf16" if args.bf16 else "no")
+    requested_size((1, 1), args.size, args.short_side)  # raises before anything is loaded
     domain = load_domain(args.domain)
     if domain.classes != CITYSCAPES_CLASSES:
         raise ValueError(f"--domain {args.domain} has the classes {domain.classes}; expected the 19 of Cityscapes.")
@@ -51,9 +58,9 @@ def main(args: SubmissionArguments) -> Path:
     for index in tqdm(mine, desc=domain.name, disable=not accelerator.is_main_process):
         if not targets[index].is_file():
             with accelerator.autocast():
-                label = predict_sample(
-                    model, processor, domain, domain.dataset[index]["image"], args.crop, args.stride
-                )
+                image = domain.dataset[index]["image"]
+                size = requested_size(image.size, args.size, args.short_side) or domain.size
+                label = predict_sample(model, processor, replace(domain, size=size), image, args.crop, args.stride)
             save_picture(Image.fromarray(to_label_ids(label)), targets[index])
     accelerator.wait_for_everyone()
     archive = Path(args.output_dir) / "submission.zip"
@@ -66,10 +73,10 @@ def main(args: SubmissionArguments) -> Path:
 
 
 def label_map_paths(domain: Domain, folder: Path) -> list[Path]:
-    """Where the map of each image goes.
+    """The file that the map of each image is written to.
 
     Raises:
-        ValueError: two images have one file name.
+        ValueError: two images have the same file name.
     """
     files = [Path(file["path"]).with_suffix(".png").name for file in domain.dataset.with_format(None)["image"]]
     if len(set(files)) < len(files):
@@ -78,7 +85,7 @@ def label_map_paths(domain: Domain, folder: Path) -> list[Path]:
 
 
 def to_label_ids(label: np.ndarray) -> np.ndarray:
-    """Cityscapes' label ids (H, W) of train ids (H, W)."""
+    """A map (H, W) of Cityscapes' label ids from one of train ids."""
     table = np.zeros(len(CITYSCAPES_IDS), np.uint8)
     table[list(CITYSCAPES_IDS.values())] = list(CITYSCAPES_IDS)
     return table[label]

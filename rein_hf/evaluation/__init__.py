@@ -1,4 +1,4 @@
-"""The paper's protocol: whole images by windows, one confusion matrix per data set, and a file of results."""
+"""The paper's evaluation: sliding windows over whole images, one confusion matrix per data set, a file of results."""
 
 from .metrics import MeanIoU
 from .protocol import evaluate_domain, evenly_spaced_indices, evenly_spaced_samples, predict_sample

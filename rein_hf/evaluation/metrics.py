@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+
+from ..labels import IGNORE
 
 
 class MeanIoU:
@@ -17,12 +20,16 @@ class MeanIoU:
     Intersection over union of each class and its mean.
 
     Args:
-        classes (`Sequence[str]`): names of the K classes, by id.
+        classes (`Sequence[str]`): names of the K classes, by id, each another one.
         ignore_index (`int`): label of pixels that do not count.
-        scored (`Sequence[str]`, *optional*): the classes whose IoU makes the mean, where a data set does not have all
-            of them; pixels predicted as others are wrong nevertheless. All by default.
+        scored (`Sequence[str]`, *optional*): the classes over which the mean is taken, for a data set that does not
+            have all of them. Pixels predicted as another class are wrong nevertheless. All classes by default.
 
-    A class that is neither in a label nor in a prediction has no IoU (nan) and no part in the mean.
+    Raises:
+        ValueError: `classes` or `scored` names a class twice, `scored` names an unknown one, or `ignore_index` is 255
+            and there are more than 255 classes.
+
+    The IoU of a class that occurs neither in a label nor in a prediction is nan, and is left out of the mean.
 
     Example:
 
@@ -37,47 +44,62 @@ class MeanIoU:
     ```
     """
 
-    def __init__(self, classes: Sequence[str], ignore_index: int = 255, scored: Sequence[str] | None = None):
+    def __init__(self, classes: Sequence[str], ignore_index: int = IGNORE, scored: Sequence[str] | None = None):
         self.classes = list(classes)
         self.ignore_index = ignore_index
         self.scored = self.classes if scored is None else list(scored)
+        for argument, names in (("classes", self.classes), ("scored", self.scored)):
+            if twice := [name for name, number in Counter(names).items() if number > 1]:
+                raise ValueError(
+                    f"{argument} has several classes named {twice[:5]}; expected a name of its own for each."
+                )
+        if ignore_index == IGNORE and len(self.classes) > IGNORE:
+            raise ValueError(
+                f"classes has {len(self.classes)} names, and pixels of {self.classes[IGNORE]!r}, which has the id "
+                f"{IGNORE}, would not count. Give another ignore_index, such as -1."
+            )
         if unknown := set(self.scored) - set(self.classes):
             raise ValueError(f"scored names {sorted(unknown)}; expected some of the classes {self.classes}.")
         self.confusion = np.zeros((len(self.classes), len(self.classes)), dtype=np.int64)
 
     def add(self, *, prediction: np.ndarray | torch.Tensor, reference: np.ndarray | torch.Tensor) -> None:
-        """Count one label map, on the device of the prediction; only counts leave it.
+        """Count one label map. Pixels are counted on the device of the prediction.
 
         Args:
-            prediction, reference: integer maps (H, W) of one shape; rows of the confusion matrix are the reference.
+            prediction, reference: integer maps (H, W) of the same shape. The rows of the confusion matrix are the
+                classes of the reference.
 
         Raises:
             ValueError: shapes differ, or a value is neither a class nor, in the reference, `ignore_index`.
         """
-        prediction, reference = _integers("prediction", prediction), _integers("reference", reference)
+        prediction, reference = (
+            _as_integer_tensor("prediction", prediction),
+            _as_integer_tensor("reference", reference),
+        )
         if prediction.shape != reference.shape:
             raise ValueError(
                 f"prediction has shape {tuple(prediction.shape)}, reference {tuple(reference.shape)}; "
                 "expected the same."
             )
         reference, count = reference.to(prediction.device), len(self.classes)
-        narrow = _as_bytes(prediction), _as_bytes(reference)
-        if None in narrow:
+        pair = _to_uint8(prediction), _to_uint8(reference)
+        if None in pair:
             valid = reference != self.ignore_index
             prediction, reference = prediction[valid].long(), reference[valid].long()
-            self._check(prediction, reference)
-            counts = _pair_counts(prediction, reference, count).cpu()
+            self._check_ids(prediction, reference)
+            counts = _count_pairs(prediction, reference, count).cpu()
         else:
-            # all pairs of bytes are counted, the ignored and the wrong ones too: no map is masked or searched
-            counts = _pair_counts(*narrow, 256).cpu()
+            # All 256 x 256 pairs of values are counted first, ignored and unknown ones too. That is faster than to
+            # mask or search the maps.
+            counts = _count_pairs(*pair, 256).cpu()
             if 0 <= self.ignore_index < 256:
                 counts[self.ignore_index] = 0
-            self._check(counts.sum(0).nonzero(), counts.sum(1).nonzero())
+            self._check_ids(counts.sum(0).nonzero(), counts.sum(1).nonzero())
         counts = counts[:count, :count].numpy()
         self.confusion[: len(counts), : len(counts)] += counts
 
-    def _check(self, prediction: torch.Tensor, reference: torch.Tensor) -> None:
-        """Refuse ids, without those ignored, that are no class."""
+    def _check_ids(self, prediction: torch.Tensor, reference: torch.Tensor) -> None:
+        """Refuse values that are not the id of a class; ignored pixels are not among them."""
         count = len(self.classes)
         for name, found in (("prediction", prediction), ("reference", reference)):
             if found.numel() and not 0 <= found.min() <= found.max() < count:
@@ -92,7 +114,7 @@ class MeanIoU:
             self.add(prediction=prediction, reference=reference)
 
     def reduce(self, accelerator: Accelerator) -> None:
-        """Sum the counts of all processes; call it on each of them once, after the last `add`."""
+        """Sum the counts of all processes. Every process calls it once, after its last `add`."""
         counts = torch.from_numpy(self.confusion).to(accelerator.device)
         self.confusion = accelerator.reduce(counts, reduction="sum").cpu().numpy()
 
@@ -117,25 +139,25 @@ class MeanIoU:
         }
 
 
-def _integers(name: str, values: np.ndarray | torch.Tensor) -> torch.Tensor:
-    """A label map as a tensor of a type that torch calculates with, not copied where it need not be."""
+def _as_integer_tensor(name: str, values: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """A label map as a tensor of an integer type that torch calculates with. It is copied only where necessary."""
     if not isinstance(values, torch.Tensor):
-        values = torch.from_numpy(np.require(values, requirements=["C", "W"]))  # torch knows no other arrays
+        values = torch.from_numpy(np.require(values, requirements=["C", "W"]))  # torch takes no other arrays
     if values.is_floating_point():
         raise ValueError(f"{name} holds {values.dtype}; expected the integer ids of classes.")
     return values.long() if values.dtype in (torch.uint16, torch.uint32, torch.uint64) else values
 
 
-def _as_bytes(values: torch.Tensor) -> torch.Tensor | None:
-    """The same integers in uint8; None if one of them does not fit."""
+def _to_uint8(values: torch.Tensor) -> torch.Tensor | None:
+    """The same integers as uint8, or None if one of them does not fit."""
     if values.dtype == torch.uint8:
         return values
-    narrow = values.to(torch.uint8)
-    return narrow if (narrow == values).all() else None
+    as_uint8 = values.to(torch.uint8)
+    return as_uint8 if (as_uint8 == values).all() else None
 
 
-def _pair_counts(prediction: torch.Tensor, reference: torch.Tensor, side: int) -> torch.Tensor:
-    """How often each pair of ids below `side` occurs: int64 (side, side), rows the reference."""
-    wide = torch.promote_types(reference.dtype, torch.int32)  # 32 bits hold a pair of bytes
-    index = prediction.to(wide, copy=True).add_(reference.to(wide), alpha=side)
-    return torch.bincount(index.flatten(), minlength=side**2).view(side, side)
+def _count_pairs(prediction: torch.Tensor, reference: torch.Tensor, count: int) -> torch.Tensor:
+    """How often each pair of ids, from 0 to `count` - 1, occurs: int64 (count, count), rows the reference."""
+    dtype = torch.promote_types(reference.dtype, torch.int32)  # an index of a pair needs more than 8 bits
+    index = prediction.to(dtype, copy=True).add_(reference.to(dtype), alpha=count)
+    return torch.bincount(index.flatten(), minlength=count**2).view(count, count)

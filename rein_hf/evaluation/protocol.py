@@ -1,4 +1,4 @@
-"""One domain, evaluated: whole images by windows, streamed into confusion matrices."""
+"""Evaluation of one domain: each image is segmented by sliding windows and counted in a confusion matrix."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..inference import segment
+from ..labels import class_names_of
 from .metrics import MeanIoU
 
 
@@ -27,42 +28,47 @@ def evaluate_domain(
     crop: int | None = None,
     stride: int | None = None,
     limit: int | None = None,
-    alter: Callable[[Image.Image, str], Image.Image] | None = None,
+    transform: Callable[[Image.Image, str], Image.Image] | None = None,
 ) -> dict[str, MeanIoU]:
     """The confusion matrices of a domain, summed over all processes.
 
     Args:
         model, processor, crop, stride: as for [`segment`].
         domain ([`Domain`]): its images are split between the processes.
-        accelerator: of the run; its mixed precision applies.
-        limit (`int`, *optional*): evaluate this many images, evenly spread; the first ones of a stream.
-        alter: function of an image and its name that returns the image to evaluate on, e.g. a corrupted one.
+        accelerator: the accelerator of the run. Its mixed precision is used.
+        limit (`int`, *optional*): evaluate this many images, evenly spread over the domain. Of a stream, the first.
+        transform (*optional*): function of an image and its name that returns the image to segment, for example a
+            corrupted one.
 
     Returns:
-        A metric for the domain by its name and, if its images have groups, one for each by "name/group".
+        Metrics by name: the domain's under its own name and, if its images have groups, each group's under
+        "name/group".
 
     Raises:
-        ValueError: the labels are not public; the model has other classes; a file is not as it should be.
+        ValueError: the labels are not public, the model has other classes, or a file cannot be read.
     """
     if domain.is_streamed:
         groups, total = set(), None
-        mine = domain.dataset.share(accelerator.process_index, accelerator.num_processes, limit)
+        samples = domain.dataset.share(accelerator.process_index, accelerator.num_processes, limit)
     else:
         indices = evenly_spaced_indices(len(domain.dataset), limit or len(domain.dataset))
         column = domain.dataset.with_format(None)["domain"]
         groups = {column[index] for index in indices}
-        chosen = indices[accelerator.process_index :: accelerator.num_processes]
-        mine, total = map(domain.dataset.__getitem__, chosen), len(chosen)
+        own_indices = indices[accelerator.process_index :: accelerator.num_processes]
+        samples, total = map(domain.dataset.__getitem__, own_indices), len(own_indices)
     names = [domain.name, *sorted(groups - {domain.name})]
     metrics = {name: MeanIoU(domain.classes, scored=domain.scored) for name in names}
-    for sample in tqdm(mine, domain.name, total, leave=False, disable=not accelerator.is_main_process):
+    for sample in tqdm(samples, domain.name, total, leave=False, disable=not accelerator.is_main_process):
         if sample["label"] is None:
             raise ValueError(f"{domain.name}: the label of {sample['name']} is not public. See recipes/submit.py.")
-        image = sample["image"] if alter is None else alter(sample["image"], sample["name"])
+        image = sample["image"] if transform is None else transform(sample["image"], sample["name"])
         with accelerator.autocast():
             prediction = predict_sample(model, processor, domain, image, crop, stride)
         for name in {domain.name, sample["domain"]}:
-            metrics[name].add(prediction=prediction, reference=sample["label"])
+            try:
+                metrics[name].add(prediction=prediction, reference=sample["label"])
+            except ValueError as error:
+                raise ValueError(f"{domain.name}: {sample['name']}: {error}") from error
     for metric in metrics.values():
         metric.reduce(accelerator)
     return metrics
@@ -76,20 +82,20 @@ def predict_sample(
     crop: int | None = None,
     stride: int | None = None,
 ) -> np.ndarray:
-    """What [`segment`] finds at the size at which a domain is evaluated, in its classes. A model of others is refused
-    by [`Domain.predictions`]."""
-    names = model.config.id2label
+    """The label map (H, W) of an image, segmented at the size at which the domain is evaluated, in the domain's
+    classes. [`Domain.predictions`] refuses a model of other classes."""
+    names = class_names_of(model.config.id2label, "id2label of the model")
     label = segment(model, processor, image, crop, stride, domain.size)
-    return domain.predictions(label, classes=[names[index] for index in range(len(names))])
+    return domain.predictions(label, classes=list(names))
 
 
 def evenly_spaced_samples(domain: Domain, count: int) -> list[dict[str, Any]]:
-    """`count` samples of a domain, evenly spread; the first ones of a stream."""
+    """`count` samples, evenly spread over a domain. Of a stream, the first."""
     if domain.is_streamed:
         return list(domain.dataset.share(0, 1, count))
     return [domain.dataset[index] for index in evenly_spaced_indices(len(domain.dataset), count)]
 
 
 def evenly_spaced_indices(length: int, count: int) -> list[int]:
-    """`count` indices, or all of them, evenly spread over `range(length)`."""
+    """`count` indices evenly spread over `range(length)`, all of them if there are fewer."""
     return np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(int)).tolist()

@@ -18,17 +18,17 @@ from .windows import semantic_scores
 
 class ReinImageProcessor(Mask2FormerImageProcessorPil):
     """
-    Mask2Former's image processor; a subclass so that transformers' `pipeline("image-segmentation", ...)` takes photos
-    of any size and gives the maps that the model means:
+    Mask2Former's image processor, changed in three points, so that transformers' `pipeline("image-segmentation", ...)`
+    takes photos of any size and gives the same label maps as [`rein_hf.segment`]:
 
-    - images are not resized but padded, at the bottom and on the right, to sides that the patches fill;
-    - masks are upsampled to the image, where the stock class squeezes them through 384x384;
-    - there is no panoptic or instance segmentation, which a pipeline would otherwise choose first: the model knows one
-      mask per class.
+    - Images are not resized. They are padded at the bottom and on the right to multiples of the patch size.
+    - Masks are upsampled to the size of the image. The stock class resizes them to 384x384 first.
+    - Panoptic and instance segmentation are missing, because the model predicts one mask per class. A pipeline would
+      choose them before semantic segmentation.
 
-    A photo goes through the model as a whole. [`rein_hf.segment`] uses windows, as the paper's evaluation does; up to
-    the size of a window both give the same map. Saved and loaded as usual, after `import rein_hf`; it works without
-    torchvision.
+    A photo goes through the model as a whole, where [`rein_hf.segment`] uses sliding windows as in the paper's
+    evaluation. Both give the same map for a photo that is not larger than a window. The processor is saved and loaded
+    like any other after `import rein_hf`, and works without torchvision.
 
     Args:
         size_divisor (`int`, defaults to 16): the model's patch size in pixels.
@@ -51,7 +51,7 @@ class ReinImageProcessor(Mask2FormerImageProcessorPil):
 
     def _preprocess(self, images, *args, pad_size=None, size_divisor=None, **kwargs) -> BatchFeature:
         if pad_size is None and not kwargs["do_resize"]:
-            # twice the patch at least: the coarsest of the four maps halves the grid of patches
+            # two patches at least, because the coarsest of the four maps halves the grid of patches
             sides = (max(image.shape[axis] for image in images) for axis in (-2, -1))
             height, width = (max(math.ceil(side / size_divisor), 2) * size_divisor for side in sides)
             pad_size = SizeDict(height=height, width=width)
@@ -63,30 +63,30 @@ class ReinImageProcessor(Mask2FormerImageProcessorPil):
         """The class of every pixel.
 
         Args:
-            outputs: of the model.
-            target_sizes (`list[tuple[int, int]]`, *optional*): height and width of each image before it was padded;
-                the map is cut to it. If images are resized (`do_resize`), the scores are resized back to it instead.
-                By default maps have the size of the model's input.
+            outputs: what the model returned.
+            target_sizes (`list[tuple[int, int]]`, *optional*): height and width of each image before it was padded.
+                Each map is cropped to it. With `do_resize` the scores are resized to it instead. By default maps have
+                the size of the model's input.
 
         Returns:
             A map (H, W) of class ids per image.
 
         Raises:
-            ValueError: not one size per image, or a size larger than the model's input.
+            ValueError: the number of sizes is not the number of images, or a size is larger than the model's input.
         """
-        of_masks = "masks_queries_logits" in outputs
-        logits = (outputs.class_queries_logits, outputs.masks_queries_logits) if of_masks else (outputs.logits,)
-        logits = [of.to(torch.promote_types(of.dtype, torch.float32)) for of in logits]
+        has_masks = "masks_queries_logits" in outputs
+        logits = (outputs.class_queries_logits, outputs.masks_queries_logits) if has_masks else (outputs.logits,)
+        logits = [tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in logits]
         height, width = logits[-1].shape[-2:]
-        if of_masks:  # as fine as the finest map: four to a patch
+        if has_masks:  # mask logits have the resolution of the finest map, four of whose pixels are a patch's side
             height, width = (round(side * self.size_divisor / SCALES[0]) for side in (height, width))
         count = len(logits[0])
         if target_sizes is not None and len(target_sizes) != count:
             raise ValueError(f"{len(target_sizes)} target_sizes for {count} images; expected one for each.")
         maps = []
         for index, (rows, columns) in enumerate(target_sizes or [(height, width)] * count):
-            of_image = [of[index : index + 1] for of in logits]
-            scores = semantic_scores(*of_image, (height, width)) if of_masks else of_image[0]
+            image_logits = [tensor[index : index + 1] for tensor in logits]
+            scores = semantic_scores(*image_logits, (height, width)) if has_masks else image_logits[0]
             if self.do_resize:
                 scores = F.interpolate(scores, size=(rows, columns), mode="bilinear", align_corners=False)
             elif rows > height or columns > width:
@@ -99,7 +99,7 @@ class ReinImageProcessor(Mask2FormerImageProcessorPil):
 
     @property
     def post_process_panoptic_segmentation(self):
-        # a pipeline asks `hasattr`, and takes the first of panoptic, instance and semantic that is there
+        # a pipeline tries panoptic, instance and semantic in this order, by `hasattr`
         raise AttributeError("The model gives semantic maps: use post_process_semantic_segmentation.")
 
     post_process_instance_segmentation = post_process_panoptic_segmentation

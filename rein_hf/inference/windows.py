@@ -1,9 +1,9 @@
-"""From mask and class logits to a label per pixel, over windows as in the authors' evaluation."""
+"""Label maps from images: sliding windows as in the authors' evaluation, class scores from class and mask logits."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -12,22 +12,25 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..head import class_and_mask_logits, head_of
-from ..images import resize_to_fit
+from ..images import resize_to_fit, upright_rgb
+from ..labels import MAX_CLASSES
 
 
-# Windows that go through the model together; bounds the memory that a large image takes.
+# How many windows go through the model together. This bounds the memory that a large image takes.
 WINDOWS_AT_ONCE = 8
 
-# Rows of pixels that are upsampled together: all masks at full size would be the largest tensor of all, and slower.
+# How many rows of pixels are upsampled together. All masks at full size would be the largest tensor of an inference,
+# and slower to compute with.
 ROWS_AT_ONCE = 16
 
 
 def semantic_scores(
     class_queries_logits: torch.Tensor, masks_queries_logits: torch.Tensor, size: tuple[int, int]
 ) -> torch.Tensor:
-    """Score of every class at every pixel: sum over queries of softmax(class) * sigmoid(mask), no-object dropped.
+    """Score of every class at every pixel: the sum over queries of softmax(class) * sigmoid(mask), without the
+    no-object class.
 
-    Not the stock `post_process_semantic_segmentation`, which squeezes every mask through 384x384.
+    The stock `post_process_semantic_segmentation` is not used, because it resizes every mask to 384x384 first.
 
     Args:
         class_queries_logits (`(B, m, K + 1)`): a Mask2Former's class logits, no-object last.
@@ -35,9 +38,9 @@ def semantic_scores(
         size (`(int, int)`): height and width of the pixels asked for; mask logits are upsampled to it bilinearly.
 
     Returns:
-        `torch.Tensor` of shape `(B, K, *size)`, each score at least 0; in memory the classes of a pixel lie together.
+        `torch.Tensor` of shape `(B, K, *size)`, each score at least 0, in memory channels last.
     """
-    with torch.autocast(masks_queries_logits.device.type, enabled=False):  # which would sum in 8 bits of mantissa
+    with torch.autocast(masks_queries_logits.device.type, enabled=False):  # it would sum in bfloat16
         classes = class_queries_logits.softmax(dim=-1)[..., :-1]
         scores = classes.new_empty(len(classes), *size, classes.shape[-1])
         for rows, masks in _upsample_in_strips(masks_queries_logits, size):
@@ -47,28 +50,31 @@ def semantic_scores(
 
 @torch.no_grad()
 def slide_inference(
-    model: nn.Module, pixel_values: torch.Tensor, crop: int | None = None, stride: int | None = None
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    crop: int | None = None,
+    stride: int | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> torch.Tensor:
     """Class scores of images of any size, averaged over overlapping windows.
 
     Args:
         model: from [`rein_hf.from_pretrained`], in eval mode. The scores of a head that classifies pixels are its
             logits, which the authors' framework averages as well.
-        pixel_values (`(B, 3, H, W)`): normalised images. A side shorter than `crop` is one window of its own length.
+        pixel_values (`(B, 3, H, W)`): normalised images. Along a side shorter than `crop` there is one window, as long
+            as that side.
         crop (`int`, *optional*): side of a window in pixels; by default the crop that the model was trained on.
-        stride (`int`, *optional*): step between windows in pixels, at most `crop`; by default two thirds of it, 341
-            for 512 and 683 for 1024.
+        stride (`int`, *optional*): step between windows in pixels, at most `crop`. By default two thirds of `crop`,
+            as in the paper: 341 for 512 and 683 for 1024.
+        progress (*optional*): called after every few windows with the number of windows that are done, and of all.
 
     Returns:
         `torch.Tensor` of shape `(B, K, H, W)`, float32 at least.
 
     Raises:
-        ValueError: `stride` is not between 1 and `crop`, which would leave pixels unseen.
+        ValueError: `crop` is below 1, or `stride` is not between 1 and `crop`, which would leave pixels unseen.
     """
-    crop = model.config.backbone_config.backbone_config.image_size if crop is None else crop
-    stride = round(crop * 2 / 3) if stride is None else stride
-    if not 1 <= stride <= crop:
-        raise ValueError(f"stride is {stride}; expected 1 to crop ({crop}).")
+    crop, stride = window_sides(model, crop, stride)
     height, width = pixel_values.shape[-2:]
     windows = [
         (slice(top, min(top + crop, height)), slice(left, min(left + crop, width)))
@@ -79,18 +85,45 @@ def slide_inference(
         return next(_window_scores(model, pixel_values[None]))
     scores, count = None, pixel_values.new_zeros(height, width)
     for first in range(0, len(windows), WINDOWS_AT_ONCE):
-        chosen = windows[first : first + WINDOWS_AT_ONCE]
-        found = _window_scores(model, torch.stack([pixel_values[..., rows, columns] for rows, columns in chosen]))
-        for (rows, columns), window in zip(chosen, found, strict=True):
+        batch = windows[first : first + WINDOWS_AT_ONCE]
+        crops = torch.stack([pixel_values[..., rows, columns] for rows, columns in batch])
+        for (rows, columns), added in zip(batch, _window_scores(model, crops), strict=True):
             if scores is None:
-                scores = window.new_zeros(len(window), height, width, window.shape[1]).permute(0, 3, 1, 2)
-            scores[..., rows, columns] += window
+                scores = added.new_zeros(len(added), height, width, added.shape[1]).permute(0, 3, 1, 2)
+            scores[..., rows, columns] += added
             count[rows, columns] += 1
+        if progress is not None:
+            progress(first + len(batch), len(windows))
     return scores.div_(count)
 
 
+def window_sides(model: nn.Module, crop: int | None = None, stride: int | None = None) -> tuple[int, int]:
+    """Side of a window and step between windows in pixels, of a model and what may be asked for instead, see
+    [`slide_inference`].
+
+    Raises:
+        ValueError: they make no sense.
+    """
+    crop = model.config.backbone_config.backbone_config.image_size if crop is None else crop
+    if crop < 1:
+        raise ValueError(f"crop is {crop}; expected a number of pixels, 1 at least.")
+    stride = max(round(crop * 2 / 3), 1) if stride is None else stride
+    if not 1 <= stride <= crop:
+        raise ValueError(f"stride is {stride}; expected 1 to crop ({crop}).")
+    return crop, stride
+
+
 def predict_labels(scores: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Label maps (B, *size) of uint8 from class scores (B, K, H, W), resized bilinearly to the labels' size first."""
+    """Label maps (B, *size) of uint8 from class scores (B, K, H, W), resized bilinearly to the labels' size first.
+
+    Raises:
+        ValueError: there are more than 255 classes, whose ids would not fit into 8 bits beside 255 for no class.
+    """
+    if scores.shape[1] > MAX_CLASSES:
+        raise ValueError(
+            f"scores are of {scores.shape[1]} classes; expected {MAX_CLASSES} at most, as label maps hold 8 bits. "
+            "Take scores.argmax(dim=1) of rein_hf.slide_inference instead."
+        )
     if scores.shape[-2:] == torch.Size(size):
         return scores.argmax(dim=1).to(torch.uint8)
     strips = _upsample_in_strips(scores, size)
@@ -104,61 +137,74 @@ def segment(
     crop: int | None = None,
     stride: int | None = None,
     size: tuple[int, int] | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> np.ndarray:
     """The class of every pixel of a photo.
+
+    A photo is segmented as people see it: turned as its EXIF orientation says, with values of more than 8 bits scaled
+    to 8. Lay the map over `rein_hf.images.upright_rgb(image)`: its height and width are those of the upright photo,
+    which for an orientation of 5 to 8 are `image.width` and `image.height`.
 
     Args:
         model: from [`rein_hf.from_pretrained`].
         processor: its image processor.
-        image (`PIL.Image.Image`): of any size.
-        crop, stride: as for [`slide_inference`].
-        size (`(int, int)`, *optional*): width and height that the image is fitted into before the model sees it; its
-            own size by default.
+        image (`PIL.Image.Image`): of any size and mode.
+        crop, stride, progress: as for [`slide_inference`].
+        size (`(int, int)`, *optional*): width and height that the image is resized to fit into, its ratio kept, before
+            the model sees it. By default the image keeps its size.
 
     Returns:
-        `np.ndarray` of shape `(H, W)`, uint8 class ids, of the image's own size.
+        `np.ndarray` of shape `(H, W)`, uint8 class ids, of the upright photo's own size.
+
+    Raises:
+        ValueError: the photo cannot be decoded; `crop` or `stride` makes no sense; there are more than 255 classes.
     """
-    seen = image.convert("RGB") if size is None else resize_to_fit(image.convert("RGB"), size)
-    pixel_values = processor(seen, return_tensors="pt")["pixel_values"].to(model.device)
-    scores = slide_inference(model, pixel_values[..., : seen.height, : seen.width], crop, stride)  # windows pad
+    image = upright_rgb(image)
+    resized = image if size is None else resize_to_fit(image, size)
+    pixel_values = processor(resized, return_tensors="pt")["pixel_values"].to(model.device)
+    pixel_values = pixel_values[..., : resized.height, : resized.width]  # padded window by window instead
+    scores = slide_inference(model, pixel_values, crop, stride, progress)
     return predict_labels(scores, (image.height, image.width))[0].cpu().numpy()
 
 
 def _window_starts(length: int, crop: int, stride: int) -> list[int]:
-    """First pixel of each window; the last one is moved back inside."""
-    last = max(length - crop, 0)
-    return [min(start, last) for start in range(0, last + stride, stride)]
+    """First pixel of each window. A window that would reach over the end is moved back inside."""
+    last_start = max(length - crop, 0)
+    return [min(start, last_start) for start in range(0, last_start + stride, stride)]
 
 
 def _upsample_in_strips(maps: torch.Tensor, size: tuple[int, int]) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Maps (B, c, h, w) resized bilinearly, strip by strip: the rows of a strip, and its pixels (B, rows, width, c).
+    """Maps (B, c, h, w) resized bilinearly, one strip of rows after the other: which rows of the result a strip is,
+    and its pixels (B, rows, width, c).
 
-    Channels last, over which resizing is fastest, and sums or maxima over channels as well.
+    Channels come last, because resizing, sums and maxima over channels are fastest so.
     """
     maps = maps.permute(0, 2, 3, 1).contiguous()
-    last, dtype = maps.shape[1] - 1, torch.promote_types(maps.dtype, torch.float32)
-    # where `F.interpolate` with align_corners=False takes each row from
-    source = (torch.arange(size[0], dtype=dtype, device=maps.device) + 0.5) * ((last + 1) / size[0]) - 0.5
-    source = source.clamp(0, last)
+    height, dtype = maps.shape[1], torch.promote_types(maps.dtype, torch.float32)
+    # the row of `maps` that `F.interpolate` with align_corners=False reads for each row of the result
+    source = (torch.arange(size[0], dtype=dtype, device=maps.device) + 0.5) * (height / size[0]) - 0.5
+    source = source.clamp(0, height - 1)
     upper = source.long()
-    lower, part = (upper + 1).clamp(max=last), (source - upper).to(maps.dtype)
+    lower, lower_weight = (upper + 1).clamp(max=height - 1), (source - upper).to(maps.dtype)
     for first in range(0, size[0], ROWS_AT_ONCE):
         rows = slice(first, first + ROWS_AT_ONCE)
-        strip = torch.lerp(maps[:, upper[rows]], maps[:, lower[rows]], part[rows, None, None]).permute(0, 3, 1, 2)
+        strip = torch.lerp(maps[:, upper[rows]], maps[:, lower[rows]], lower_weight[rows, None, None])
+        strip = strip.permute(0, 3, 1, 2)
         strip = F.interpolate(strip, size=(strip.shape[2], size[1]), mode="bilinear", align_corners=False)
         yield rows, strip.permute(0, 2, 3, 1)
 
 
 def _window_scores(model: nn.Module, windows: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Scores (B, K, h, w) of each of the windows (windows, B, 3, h, w), all of which go through the model at once;
-    sides that the patches do not fill are padded with zeros and cut again."""
+    """Scores (B, K, h, w) of each of the windows (windows, B, 3, h, w), all of which go through the model at once.
+    Windows are padded with zeros to whole patches, and the scores are cropped again."""
     patch = model.config.backbone_config.backbone_config.patch_size
     height, width = windows.shape[-2:]
-    rows, columns = (max(math.ceil(side / patch), 2) for side in (height, width))  # the coarsest map halves them
+    # two patches at least, because the coarsest of the four maps halves the grid of patches
+    rows, columns = (max(math.ceil(side / patch), 2) for side in (height, width))
     padded = F.pad(windows.flatten(0, 1), (0, columns * patch - width, 0, rows * patch - height))
-    masked = head_of(model.config.model_type).classifies_masks
-    output = class_and_mask_logits(model, padded) if masked else (model(pixel_values=padded).logits,)
-    logits = [of.to(torch.promote_types(of.dtype, torch.float32)).unflatten(0, windows.shape[:2]) for of in output]
-    for of_window in zip(*logits, strict=True):
-        scores = semantic_scores(*of_window, padded.shape[-2:]) if masked else of_window[0]
+    has_masks = head_of(model.config.model_type).classifies_masks
+    logits = class_and_mask_logits(model, padded) if has_masks else (model(pixel_values=padded).logits,)
+    logits = [tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in logits]
+    for window_logits in zip(*(tensor.unflatten(0, windows.shape[:2]) for tensor in logits), strict=True):
+        scores = semantic_scores(*window_logits, padded.shape[-2:]) if has_masks else window_logits[0]
         yield scores[..., :height, :width]

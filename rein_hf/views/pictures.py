@@ -1,4 +1,4 @@
-"""What people look at: label maps in colour, overlays, contact sheets, and what Rein does inside."""
+"""Pictures of label maps (colours, overlays, contact sheets) and of what Rein does inside a model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..files import atomic_write
-from ..labels import CITYSCAPES
+from ..images import upright_rgb
+from ..labels import CITYSCAPES, MAX_CLASSES
 
 
 if TYPE_CHECKING:
@@ -20,8 +21,21 @@ if TYPE_CHECKING:
     from .explain import BlockView
 
 
+# The longest side, in pixels, of a picture that is written as JPEG.
+JPEG_SIDE = 65500
+
+
 def colorize(label: np.ndarray, palette: Sequence[tuple[int, int, int]] = tuple(CITYSCAPES.values())) -> Image.Image:
-    """A label map (H, W) of class ids in the colours of its classes, RGB; ids without a colour, and 255, are black."""
+    """A label map (H, W) of class ids in the colours of its classes, as an RGB image. Ids that the palette has no
+    colour for are black, and so is 255, the label of pixels that do not count.
+
+    Raises:
+        ValueError: there are more than 255 colours.
+    """
+    if len(palette) > MAX_CLASSES:
+        raise ValueError(
+            f"palette has {len(palette)} colours; expected {MAX_CLASSES} at most: label maps hold 8 bits."
+        )
     table = np.zeros((256, 3), np.uint8)
     table[: len(palette)] = palette
     return Image.fromarray(table[label])
@@ -33,19 +47,30 @@ def overlay(
     palette: Sequence[tuple[int, int, int]] = tuple(CITYSCAPES.values()),
     opacity: float = 0.5,
 ) -> Image.Image:
-    """The colours of a label map (H, W) over its image (W x H), `opacity` from 0 to 1."""
-    return Image.blend(image.convert("RGB"), colorize(np.asarray(label), palette), opacity)
+    """An image (W x H), turned upright as its EXIF says, with the colours of its label map (H, W) over it, `opacity`
+    from 0 to 1.
+
+    Raises:
+        ValueError: the label map is of another size than the upright image.
+    """
+    image, colours = upright_rgb(image), colorize(np.asarray(label), palette)
+    if image.size != colours.size:
+        raise ValueError(
+            f"label is a map of {colours.width}x{colours.height} pixels; expected {image.width}x{image.height}, the "
+            "size of the upright image."
+        )
+    return Image.blend(image, colours, opacity)
 
 
 def contact_sheet(
     rows: Sequence[tuple[str, Sequence[Image.Image]]], titles: Sequence[str], width: int = 320
 ) -> Image.Image:
-    """Rows of pictures under column titles.
+    """A table of pictures.
 
     Args:
-        rows: per row its name and one picture per title.
-        titles: column titles.
-        width (`int`): of each picture, in pixels.
+        rows: name of each row, and its pictures, one for each title.
+        titles: titles of the columns.
+        width (`int`): width of each picture in pixels.
     """
     font, bar = ImageFont.load_default(size=15), 24
     heights = [max(round(picture.height * width / picture.width) for picture in pictures) for _, pictures in rows]
@@ -66,14 +91,15 @@ def contact_sheet(
 def explanation_sheet(
     photo: Image.Image, views: Sequence[BlockView], num_tokens: int = 4, side: int = 200
 ) -> Image.Image:
-    """What Rein does in some blocks, a row for each: features before and after it in colours, the relative length of
-    the refinement, and where tokens look: the sink, and those whose attention varies most over the photo.
+    """A picture of what Rein does, with a row for each block: the features before and after Rein in colours, the
+    relative length of the refinement, and the attention that tokens get: the sink, and the tokens whose attention
+    varies most over the photo.
 
     Args:
-        photo: as the model saw it.
+        photo: the photo as the model saw it.
         views: from [`rein_hf.block_views`], one at least.
-        num_tokens (`int`): for how many tokens.
-        side (`int`): the longer one of each small picture, in pixels.
+        num_tokens (`int`): number of tokens, the sink included.
+        side (`int`): longer side of each small picture in pixels.
     """
     size = tuple(max(round(length * side / max(photo.size)), 1) for length in photo.size)
     photo = photo.convert("RGB").resize(size, Image.Resampling.LANCZOS)
@@ -83,19 +109,20 @@ def explanation_sheet(
         row = [(f"block {view.block}, before Rein", before), ("after Rein", after)]
         row.append((f"change: {_mean_and_range(view.change, True)}", _heatmap_overlay(photo, view.change)))
         for token in view.busiest_tokens(num_tokens):
-            share = view.attention[token]
+            attention = view.attention[token]
             name = f"token {token}" if token else "sink"
-            row.append((f"{name}: {_mean_and_range(share, view.use_softmax)}", _heatmap_overlay(photo, share)))
+            caption = f"{name}: {_mean_and_range(attention, view.use_softmax)}"
+            row.append((caption, _heatmap_overlay(photo, attention)))
         rows.append(row)
     if views[0].use_softmax:
-        attention = f"a token's share of the attention that each patch gives to all {len(views[0].attention)}"
+        meaning = f"a token's share of the attention that each patch gives to all {len(views[0].attention)}"
     else:
-        attention = "dot products with each patch, no shares, for want of a softmax"
+        meaning = "dot products with each patch, no shares, for want of a softmax"
     legend = (
         "Before and after Rein: the first three principal components of a block's patch features as red, green, blue.",
         "Both in one basis and on one scale, so that equal features have equal colours; each row has its own.",
         "Change: the refinement's length by that of the features, |after - before| / |before|.",
-        f"Sink and tokens: {attention}. The sink refines nothing; the others vary most over the photo.",
+        f"Sink and tokens: {meaning}. The sink refines nothing; the others vary most over the photo.",
         "Heat maps: mean (smallest to largest) over the photo; in each map the smallest is dark, the largest yellow.",
     )
     font, bar, gap = ImageFont.load_default(size=14), 20, 4
@@ -117,7 +144,8 @@ def explanation_sheet(
 
 
 def _heatmap_overlay(photo: Image.Image, values: torch.Tensor) -> Image.Image:
-    """A map (h, w) in colours over a dark photo: the smallest value leaves it, the largest covers it."""
+    """A map (h, w) in colours over a darkened photo. Where the map is smallest the photo is seen, where it is largest
+    the colour."""
     from matplotlib import colormaps
 
     low, high = values.min(), values.max()
@@ -130,7 +158,7 @@ def _heatmap_overlay(photo: Image.Image, values: torch.Tensor) -> Image.Image:
 
 
 def _mean_and_range(values: torch.Tensor, percent: bool) -> str:
-    """Mean, smallest and largest."""
+    """The caption "mean (smallest to largest)", in percent or as it is."""
     mean, low, high = (
         f"{value * (100 if percent else 1):.3g}" for value in (values.mean(), values.min(), values.max())
     )
@@ -138,6 +166,13 @@ def _mean_and_range(values: torch.Tensor, percent: bool) -> str:
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
-    """A picture in a file of the kind that the path ends in, whole or not at all."""
+    """Write a picture in the format that the path ends in. After an error no part of the file is left.
+
+    Raises:
+        OSError: it cannot be written.
+        ValueError: it is larger than JPEG allows.
+    """
+    if path.suffix.lower() in (".jpg", ".jpeg") and max(picture.size) > JPEG_SIDE:
+        raise ValueError(f"{path} would be {picture.width}x{picture.height} pixels; JPEG holds sides of {JPEG_SIDE}.")
     with atomic_write(path) as partial:
         picture.save(partial, quality=90)

@@ -1,4 +1,4 @@
-"""Plots of numbers: of an evaluation, an assessment, a benchmark and of data sets."""
+"""Plots of the numbers of evaluations, assessments, benchmarks and data sets."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure  # without pyplot: no global state, and no display needed
+from matplotlib.figure import Figure  # pyplot would keep global state and may need a display
 
 from ..files import atomic_write
+from ..labels import check_class_names
 
 
 def plot_iou(per_class: Mapping[str, Mapping[str, float]], title: str, path: Path) -> None:
@@ -28,7 +29,12 @@ def plot_iou(per_class: Mapping[str, Mapping[str, float]], title: str, path: Pat
 
 
 def plot_confusion(confusion: np.ndarray, classes: Sequence[str], title: str, path: Path) -> None:
-    """A confusion matrix (K, K), rows the reference, as shares of each row, written to `path`."""
+    """A confusion matrix (K, K), rows the reference, as shares of each row, written to `path`.
+
+    Raises:
+        ValueError: two classes have the same name.
+    """
+    check_class_names(classes, "classes")
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     figure, axes = _figure(0.42 * len(classes) + 2.5, 0.42 * len(classes) + 2)
     axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
@@ -59,7 +65,7 @@ def plot_robustness(
             axes.plot([0, *map(int, severities)], [100 * value for value in values], marker=".", label=model)
         axes.set_title(name.replace("_", " "), fontsize=10)
         axes.grid(alpha=0.3)
-    grid[0].set_ylim(bottom=0)  # of all, after the last curve: it ends the search for the upper limit
+    grid[0].set_ylim(bottom=0)  # the plots share it; set last, because it freezes the upper limit too
     for axes in grid[len(names) :]:
         axes.axis("off")
     figure.suptitle(f"{title}: mIoU (%) over the severity of corruptions")
@@ -68,8 +74,8 @@ def plot_robustness(
 
 
 def plot_class_histogram(shares: Mapping[str, Mapping[str, float]], path: Path) -> None:
-    """Share of each class in the pixels of each data set, `shares[data set][class]`, bars on a logarithmic scale
-    written to `path`; sets of other classes have plots of their own."""
+    """Bars of the share of each class in the pixels of each data set, `shares[data set][class]`, on a logarithmic
+    scale, written to `path`. Data sets of the same classes share a plot."""
     groups: dict[tuple[str, ...], dict] = {}
     for name, share in shares.items():
         groups.setdefault(tuple(share), {})[name] = share
@@ -92,10 +98,10 @@ def plot_assessment(points: Sequence[Mapping], label: str, path: Path) -> None:
     """Scores over the number of trained parameters, as in the paper's figure 1, written to `path`.
 
     Args:
-        points: `group` (its points share a colour; a dotted line is at the height of one where nothing is trained),
-            `name` (written beside the point), `x` (0 or more) and `ys` (one for each seed: their mean is the point,
-            the span a bar).
-        label: of the scores.
+        points: for each point `group` (points of a group share a colour), `name` (written beside the point), `x`
+            (number of trained parameters) and `ys` (a score for each seed: the point is at their mean, a bar shows
+            their span). A point with `x` 0 gets a dotted line at its height.
+        label: name of the scores, at the vertical axis.
     """
     figure, axes = _figure(8, 5)
     groups: dict[str, list[Mapping]] = {}
@@ -105,8 +111,8 @@ def plot_assessment(points: Sequence[Mapping], label: str, path: Path) -> None:
         style = {"color": f"C{index}", "alpha": 0.85}
         means = [float(np.mean(point["ys"])) for point in members]
         spans = [[mean - min(p["ys"]), max(p["ys"]) - mean] for mean, p in zip(means, members, strict=True)]
-        places = [point["x"] for point in members]
-        axes.errorbar(places, means, yerr=np.transpose(spans), fmt="o", capsize=3, label=group, **style)
+        counts = [point["x"] for point in members]
+        axes.errorbar(counts, means, yerr=np.transpose(spans), fmt="o", capsize=3, label=group, **style)
         for point, mean in zip(members, means, strict=True):
             axes.annotate(point["name"], (point["x"], mean), xytext=(6, 5), textcoords="offset points", fontsize=9)
             if not point["x"]:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from transformers import AutoBackbone, AutoConfig, AutoModel, Dinov2Backbone, Dinov2Config
 
 from rein_hf import ViTPyramidBackbone, ViTPyramidConfig
-from rein_hf.backbone import load_vit
+from rein_hf.backbone import load_vit, rescale
 from rein_hf.backbone.resampling import resample, resample_patch_embed, resample_position_embed
 
 
@@ -61,6 +61,19 @@ def test_positions_of_a_traced_graph_are_the_same(backbone, monkeypatch, autocas
             patched.setattr(torch.compiler, "is_compiling", lambda: True)
             found = embeddings.interpolate_pos_encoding(None, 16 * rows, 16 * columns)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("scale", [4, 2, 1, 0.5])
+def test_maps_of_a_traced_graph_are_the_same(monkeypatch, scale):
+    """To rounding; sides of an odd number of patches too."""
+    for size in ((4, 6), (5, 7), (2, 3)):
+        maps = torch.randn(2, 8, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        expected = rescale(maps, scale)
+        with monkeypatch.context() as patched:
+            patched.setattr(torch.compiler, "is_compiling", lambda: True)
+            found = rescale(maps, scale)
+        assert found.shape[-2:] == tuple(int(side * scale) for side in size)
+        torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-14)
 
 
 def test_registered_with_auto_classes(backbone, tmp_path):

@@ -1,4 +1,4 @@
-"""rein_hf.metrics: mean IoU by hand and against a loop over pixels."""
+"""MeanIoU: by hand, against a loop over pixels, and against the arithmetic of `evaluate`."""
 
 import itertools
 import math
@@ -27,7 +27,7 @@ def by_pixel(pairs, count: int, ignore: int = 255) -> list[float]:
 
 
 def mean_iou_of_evaluate(predictions, references, num_labels: int, ignore_index: int = 255) -> dict:
-    """The arithmetic of `evaluate.load("mean_iou")`, whose script is on the Hub alone: sums of histograms."""
+    """The arithmetic of `evaluate.load("mean_iou")`, whose script is only on the Hub: sums of histograms."""
     intersection, predicted, labelled = np.zeros((3, num_labels))
     for prediction, reference in zip(predictions, references, strict=True):
         valid = reference != ignore_index
@@ -182,10 +182,28 @@ def test_any_integers(ignore):
 
 
 def test_more_classes_than_a_byte_has_values():
-    metric = MeanIoU([str(index) for index in range(300)])
-    metric.add(prediction=np.array([[299, 256, 3]]), reference=np.array([[299, 1, 255]]))
+    metric = MeanIoU([str(index) for index in range(300)], ignore_index=-1)
+    metric.add(prediction=np.array([[299, 256, 3]]), reference=np.array([[299, 1, -1]]))
     metric.add(prediction=np.array([[254, 7]], np.uint8), reference=np.array([[254, 255]], np.uint8))
-    assert np.argwhere(metric.confusion).tolist() == [[1, 256], [254, 254], [299, 299]]
+    assert np.argwhere(metric.confusion).tolist() == [[1, 256], [254, 254], [255, 7], [299, 299]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        # its IoU of [0, 0, 1] found for [0, 1, 1] would have been 0.833, with one of the classes lost
+        ({"classes": ["car", "road", "car"]}, r"^classes has several classes named \['car'\]"),
+        ({"classes": ["a", "b"], "scored": ["a", "a"]}, r"^scored has several classes named \['a'\]"),
+        ({"classes": ["a", "b"], "scored": ["c"]}, r"^scored names \['c'\]; expected some of the classes"),
+        (
+            {"classes": list(map(str, range(256)))},
+            "^classes has 256 names, and pixels of '255', which has the id 255, would",
+        ),
+    ],
+)
+def test_classes_that_would_be_lost_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        MeanIoU(**arguments)
 
 
 def test_pictures_views_and_read_only_arrays():

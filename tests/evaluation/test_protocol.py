@@ -1,5 +1,5 @@
-"""The whole protocol on miniatures: two sources, three targets, training, evaluation, submission; and its numbers from
-a predictor whose confusion is known."""
+"""The paper's protocol on miniatures of the data sets: training on two sources, evaluation on three targets, and a
+submission; then the numbers of a predictor whose confusion matrix is known."""
 
 import json
 import zipfile
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from PIL import Image
 from transformers import HfArgumentParser
@@ -16,6 +17,7 @@ from transformers import HfArgumentParser
 import rein_hf
 from recipes import evaluate, submit, train
 from rein_hf.data import load_domain
+from rein_hf.evaluation import evaluate_domain
 from rein_hf.labels import CITYSCAPES_CLASSES, CITYSCAPES_IDS
 from tests.support.miniatures import MAPILLARY_CLASSES, write_miniature
 from tests.support.runs import HEAD
@@ -42,7 +44,7 @@ TARGETS = {"cityscapes": "val", "bdd100k": "val", "mapillary": "validation"}
 
 
 @pytest.fixture(autouse=True)
-def own_accelerator():
+def fresh_accelerator():
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -129,8 +131,8 @@ def run(*arguments: str) -> dict:
 
 
 class Predictor(torch.nn.Module):
-    """Finds the class whose grey is nearest to a pixel's, but takes building for sky; as a Mask2Former, with one query
-    for each class that finds its pixels."""
+    """Finds the class whose grey is nearest to a pixel's, but calls buildings sky. It answers like a Mask2Former
+    that has a query for each class."""
 
     device = torch.device("cpu")
 
@@ -207,6 +209,22 @@ def test_submission_of_a_known_predictor(folders, tmp_path, monkeypatch):
         run("--models", "known", "--domains", domain, "--output_dir", str(tmp_path / "evaluation"))
 
 
+@pytest.mark.filterwarnings("ignore:.* holds .* of the .* images")
+def test_submission_at_another_size(folders, tmp_path, monkeypatch):
+    predictor = Predictor()
+    monkeypatch.setattr(rein_hf, "from_pretrained", lambda *args, **kwargs: predictor)
+    monkeypatch.setattr(submit.AutoImageProcessor, "from_pretrained", lambda path: rein_hf.build_image_processor())
+    domain = spec(folders, "cityscapes", "test", "#size=native")  # of 128x64
+    for options, shape in (({}, (64, 64)), ({"size": "64x32"}, (32, 64)), ({"short_side": 48}, (48, 64))):
+        predictor.seen.clear()
+        out = tmp_path / "-".join(["out", *map(str, options.values())])
+        submit.main(submit.SubmissionArguments("known", domain, str(out), **options))
+        assert predictor.seen[0][2:] == shape
+        assert {Image.open(path).size for path in out.glob("*.png")} == {(128, 64)}
+    with pytest.raises(ValueError, match="--size 64x32 and --short_side 48 are both given"):
+        submit.main(submit.SubmissionArguments("known", domain, str(out), size="64x32", short_side=48))
+
+
 def test_submission_of_other_classes_or_equal_names(folders, tmp_path):
     write_miniature("camvid", tmp_path / "camvid", [np.zeros((4, 6), int)])
     with pytest.warns(UserWarning), pytest.raises(ValueError, match="expected the 19 of Cityscapes"):
@@ -215,3 +233,19 @@ def test_submission_of_other_classes_or_equal_names(folders, tmp_path):
     twice = domain.dataset.with_format(None).select([0, 0])
     with pytest.raises(ValueError, match="images of the same file name"):
         submit.label_map_paths(SimpleNamespace(name="x", dataset=twice), tmp_path)
+
+
+def test_errors_in_a_sample_name_it(folders):
+    """Of data sets that are made without `rein_hf.data`, which looks at labels as it reads them."""
+    samples = [{"name": "one", "domain": "x", "image": Image.new("RGB", (64, 64)), "label": np.full((64, 64), 30)}]
+    dataset = SimpleNamespace(share=lambda *args: iter(samples))
+    domain = SimpleNamespace(
+        name="x", is_streamed=True, dataset=dataset, classes=CITYSCAPES_CLASSES, scored=None, size=None,
+        predictions=lambda label, classes: label,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="^x: one: reference holds values from 30 to 30; expected 0 to 18 or 255"):
+        evaluate_domain(Predictor(), rein_hf.build_image_processor(), domain, Accelerator(cpu=True))
+    predictor = Predictor()
+    predictor.config.id2label = {1: "road", 2: "sky"}
+    with pytest.raises(ValueError, match="id2label of the model has the ids 1, 2; expected 0 to 1"):
+        evaluate_domain(predictor, rein_hf.build_image_processor(), domain, Accelerator(cpu=True))

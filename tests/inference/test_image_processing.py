@@ -1,4 +1,4 @@
-"""rein_hf.image_processing: photos of any size into the model, and the maps that the model means out of it."""
+"""ReinImageProcessor: photos of any size go into the model, and come out as the same maps that `segment` gives."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerForU
 
 import rein_hf
 from rein_hf import ReinImageProcessor
-from tests.recipes.test_evaluate_predict import decided
+from tests.support.models import make_decided
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def photo():
 
 @pytest.fixture
 def model(rein_model):
-    decided(rein_model)
+    make_decided(rein_model)
     return rein_model
 
 

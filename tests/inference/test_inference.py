@@ -1,17 +1,19 @@
-"""rein_hf.inference: scores against naive loops, windows at the paper's positions, averaged by count."""
+"""rein_hf.inference: scores against naive loops, windows at the paper's positions, their averages."""
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
 from torch.nn import functional as F
 
 import rein_hf
-from rein_hf.inference import predict_labels, segment, semantic_scores, slide_inference
+from rein_hf.images import resize_to_fit
+from rein_hf.inference import predict_labels, requested_size, segment, semantic_scores, slide_inference
 from rein_hf.inference import windows as inference
+from tests.support.models import make_decided
 
 
 # class logits whose softmax gives the first of two classes all the score
@@ -42,7 +44,7 @@ def coordinates(height: int, width: int) -> torch.Tensor:
     return torch.stack([rows, columns, torch.ones(height, width)])[None]
 
 
-def boxes(model: FakeModel) -> list[tuple[int, int, int, int]]:
+def seen_boxes(model: FakeModel) -> list[tuple[int, int, int, int]]:
     """Top, left, bottom and right of the windows seen."""
     return [
         (*(int(w[axis][w[axis] > 0].min()) - 1 for axis in (0, 1)), *(int(w[axis].max()) for axis in (0, 1)))
@@ -50,7 +52,7 @@ def boxes(model: FakeModel) -> list[tuple[int, int, int, int]]:
     ]
 
 
-def flat(windows: torch.Tensor) -> torch.Tensor:
+def equal_masks(windows: torch.Tensor) -> torch.Tensor:
     return torch.zeros(len(windows), 2, 2, dtype=windows.dtype)
 
 
@@ -110,16 +112,16 @@ def test_masks_do_not_go_through_384_pixels():
 )
 def test_windows_are_where_the_paper_has_them(crop, size, tops, lefts):
     """Default crop and stride: 341 for 512, 683 for 1024, 171 for 256; the last windows are moved back inside."""
-    model = FakeModel(flat, crop)
+    model = FakeModel(equal_masks, crop)
     slide_inference(model, coordinates(*size))
-    assert boxes(model) == [(top, left, top + crop, left + crop) for top in tops for left in lefts]
+    assert seen_boxes(model) == [(top, left, top + crop, left + crop) for top in tops for left in lefts]
 
 
 def test_given_crop_and_stride_are_used():
-    model = FakeModel(flat)
+    model = FakeModel(equal_masks)
     slide_inference(model, coordinates(160, 256), crop=128, stride=85)
     lefts = [0, 85, 128]
-    assert boxes(model) == [(top, left, top + 128, left + 128) for top in (0, 32) for left in lefts]
+    assert seen_boxes(model) == [(top, left, top + 128, left + 128) for top in (0, 32) for left in lefts]
 
 
 @pytest.mark.parametrize("together", [1, 3, 8])
@@ -156,13 +158,13 @@ def test_images_of_a_batch_stay_apart():
 
 
 def test_a_small_image_is_one_window_of_its_own_size():
-    model = FakeModel(flat)
+    model = FakeModel(equal_masks)
     assert slide_inference(model, coordinates(64, 96)).shape == (1, 2, 64, 96)
     assert [window.shape for window in model.windows] == [(3, 64, 96)]
-    wide = FakeModel(flat)
+    wide = FakeModel(equal_masks)
     slide_inference(wide, coordinates(64, 600))
     assert [window.shape for window in wide.windows] == [(3, 64, 512)] * 2
-    assert boxes(wide) == [(0, 0, 64, 512), (0, 88, 64, 600)]
+    assert seen_boxes(wide) == [(0, 0, 64, 512), (0, 88, 64, 600)]
 
 
 def test_sides_that_patches_do_not_fill_are_padded_and_cut(rein_model):
@@ -175,7 +177,7 @@ def test_sides_that_patches_do_not_fill_are_padded_and_cut(rein_model):
     assert found.shape == (1, 3, 41, 57)
     torch.testing.assert_close(found, expected)
     assert slide_inference(rein_model, image[..., :5, :]).shape == (1, 3, 5, 57)
-    tiny = FakeModel(flat)
+    tiny = FakeModel(equal_masks)
     slide_inference(tiny, image[..., :1, :17])
     assert [window.shape for window in tiny.windows] == [(3, 32, 32)] and not tiny.windows[0][:, 1:].any()
 
@@ -203,12 +205,12 @@ def test_windows_of_the_model_are_averaged(rein_model):
 @pytest.mark.parametrize(("stride", "crop"), [(0, 64), (-3, 64), (65, 64), (513, None)])
 def test_strides_that_leave_pixels_unseen_are_refused(stride, crop):
     with pytest.raises(ValueError, match=rf"stride is {stride}; expected 1 to crop \({crop or 512}\)"):
-        slide_inference(FakeModel(flat), coordinates(64, 64), crop, stride)
+        slide_inference(FakeModel(equal_masks), coordinates(64, 64), crop, stride)
 
 
 def test_every_pixel_is_seen_by_every_stride():
     for stride in (1, 7, 32):
-        assert slide_inference(FakeModel(flat), coordinates(33, 50), crop=32, stride=stride).isfinite().all()
+        assert slide_inference(FakeModel(equal_masks), coordinates(33, 50), crop=32, stride=stride).isfinite().all()
 
 
 def test_scores_are_float32_under_autocast(rein_model, pixel_values):
@@ -243,3 +245,77 @@ def test_segment_a_photo(rein_model, size):
     expected = slide_inference(rein_model, values).argmax(1)[0].numpy()
     assert (label == expected).mean() > 0.99
     assert np.array_equal(segment(rein_model, processor, photo.convert("RGBA")), label)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_is_segmented_as_it_is_seen(rein_model, orientation):
+    """The map lies over what people see, not over the pixels as they were stored."""
+    make_decided(rein_model)
+    noise = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    photo = Image.fromarray(noise).resize((70, 50), Image.Resampling.BICUBIC)
+    photo.getexif()[0x0112] = orientation
+    processor, upright = rein_hf.build_image_processor(), ImageOps.exif_transpose(photo)
+    expected = segment(rein_model, processor, upright)
+    assert expected.shape == ((70, 50) if orientation > 4 else (50, 70)) and len(np.unique(expected)) > 1
+    assert np.array_equal(segment(rein_model, processor, photo), expected)
+    small = segment(rein_model, processor, photo, size=(50, 50))
+    assert small.shape == expected.shape and np.array_equal(
+        small, segment(rein_model, processor, upright, size=(50, 50))
+    )
+
+
+def test_sixteen_bits_are_scaled(rein_model):
+    """Pillow alone would make nearly all of them white."""
+    make_decided(rein_model)
+    values = np.random.default_rng(0).integers(0, 256, (50, 70), dtype=np.uint8)
+    processor = rein_hf.build_image_processor()
+    deep = Image.fromarray(values.astype(np.uint16) * 256 + 99)
+    assert np.array_equal(
+        segment(rein_model, processor, deep), segment(rein_model, processor, Image.fromarray(values))
+    )
+
+
+def test_ids_that_8_bits_do_not_hold_are_refused():
+    """Of 300 classes the last would come out as 43, and of 256 as the id of no class."""
+    scores = torch.zeros(1, 255, 1, 2)
+    scores[0, 254, 0, 0] = 1
+    assert predict_labels(scores, (1, 2)).tolist() == [[[254, 0]]]
+    for count in (256, 300):
+        with pytest.raises(ValueError, match=f"scores are of {count} classes; expected 255 at most"):
+            predict_labels(torch.zeros(1, count, 1, 2), (1, 2))
+
+
+def test_progress_of_windows():
+    """Eight at once, here of 4 x 5."""
+    calls = []
+    slide_inference(FakeModel(equal_masks), coordinates(160, 192), 64, 32, lambda *call: calls.append(call))
+    assert calls == [(8, 20), (16, 20), (20, 20)]
+
+
+def test_windows_without_pixels_are_refused(rein_model):
+    with pytest.raises(ValueError, match="crop is 0; expected a number of pixels, 1 at least"):
+        slide_inference(rein_model, torch.zeros(1, 3, 64, 64), crop=0)
+
+
+@pytest.mark.parametrize(
+    ("image", "size", "short_side", "expected"),
+    [
+        ((4000, 3000), None, None, None),
+        ((4000, 3000), "1024x512", None, (1024, 512)),
+        ((4000, 3000), None, 480, (640, 480)),
+        ((3000, 4000), None, 480, (480, 640)),
+        ((100, 30), None, 60, (200, 60)),
+        ((9000, 1), None, 1, (9000, 1)),
+    ],
+)
+def test_requested_sizes(image, size, short_side, expected):
+    found = requested_size(image, size, short_side)
+    assert found == expected
+    if short_side:
+        assert resize_to_fit(Image.new("RGB", image), found).size == expected
+
+
+@pytest.mark.parametrize("size", ["", "80", "80x", "x80", "-8x8", "08x8", "8x0", "8.5x8", "8x8x8", " 8x8", "8X8"])
+def test_requested_sizes_that_are_none(size):
+    with pytest.raises(ValueError, match=f"--size is {size!r}; expected WIDTHxHEIGHT"):
+        requested_size((10, 10), size)

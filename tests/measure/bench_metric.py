@@ -1,9 +1,9 @@
-"""How long the metric takes for label maps of Cityscapes' size, beside the least that counting them can take.
+"""Time that the metric takes for a label map of Cityscapes' size, beside a lower bound.
 
     python -m tests.measure.bench_metric  # OMP_NUM_THREADS=1 for one core
 
-Milliseconds a map: the median and, in brackets, the fastest. The limit is numpy's bincount of an index that is there
-already. All take turns, so that a busy machine is busy for each.
+Printed are milliseconds for each map: the median and, in brackets, the smallest. The lower bound is numpy's bincount
+of an index that was made before. All are measured in turns, so that other load on the machine affects all of them.
 """
 
 import os
@@ -26,27 +26,29 @@ def main() -> None:
     prediction = prediction.astype(np.uint8)
     reference[:100] = 255
     index = (256 * reference.astype(np.intp) + prediction).ravel()
-    wide = prediction.astype(np.int64)
-    metric, as_int64 = (MeanIoU([str(number) for number in range(CLASSES)]) for _ in range(2))
-    ways = {
+    prediction_int64 = prediction.astype(np.int64)
+    metric, metric_int64 = (MeanIoU([str(number) for number in range(CLASSES)]) for _ in range(2))
+    functions = {
         "numpy.bincount alone": lambda: np.bincount(index, minlength=256**2),
         "MeanIoU.add, uint8": lambda: metric.add(prediction=prediction, reference=reference),
-        "MeanIoU.add, int64 prediction": lambda: as_int64.add(prediction=wide, reference=reference),
+        "MeanIoU.add, int64 prediction": lambda: metric_int64.add(prediction=prediction_int64, reference=reference),
     }
     if torch.cuda.is_available():
-        there = torch.from_numpy(prediction).cuda()
-        on_device = MeanIoU(metric.classes)
-        ways["MeanIoU.add, uint8 on the GPU"] = lambda: on_device.add(prediction=there, reference=reference)
-    seconds = {name: [] for name in ways}
+        prediction_cuda = torch.from_numpy(prediction).cuda()
+        metric_cuda = MeanIoU(metric.classes)
+        functions["MeanIoU.add, uint8 on the GPU"] = lambda: metric_cuda.add(
+            prediction=prediction_cuda, reference=reference
+        )
+    seconds = {name: [] for name in functions}
     for _ in range(MAPS):
-        for name, way in ways.items():
+        for name, function in functions.items():
             start = time.perf_counter()
-            way()
+            function()
             seconds[name].append(time.perf_counter() - start)
     start = time.perf_counter()
-    theirs = mean_iou_of_evaluate([prediction], [reference], CLASSES)
+    expected = mean_iou_of_evaluate([prediction], [reference], CLASSES)
     seconds["arithmetic of evaluate's mean_iou, once"] = [time.perf_counter() - start]
-    assert np.isclose(metric.compute()["mean_iou"], theirs["mean_iou"], rtol=1e-12)
+    assert np.isclose(metric.compute()["mean_iou"], expected["mean_iou"], rtol=1e-12)
 
     height, width = reference.shape
     print(f"{MAPS} maps of {width}x{height}, {CLASSES} classes, {torch.get_num_threads()} of {os.cpu_count()} cores")

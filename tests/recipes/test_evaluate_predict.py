@@ -1,4 +1,4 @@
-"""recipes/evaluate.py and recipes/predict.py, from an adapter's folder to the files that they write."""
+"""recipes/evaluate.py and recipes/predict.py: from the folder of an adapter to the files that they write."""
 
 import json
 import math
@@ -19,15 +19,15 @@ from rein_hf.data import load_folder
 from rein_hf.evaluation import evaluate_domain, evenly_spaced_indices
 from rein_hf.labels import palette_of
 from rein_hf.views import block_views_of_photo, explanation_sheet
-from tests.support.models import perturb
+from tests.support.models import make_decided, perturb
 
 
 NAMES = ["road", "car", "sky"]
 
 
 @pytest.fixture(autouse=True)
-def own_accelerator():
-    """accelerate keeps the first precision of a process; here one process runs several."""
+def fresh_accelerator():
+    """accelerate keeps the precision that a process used first, and here one process uses several."""
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -35,21 +35,9 @@ def own_accelerator():
 
 @pytest.fixture
 def adapter(rein_model, tmp_path) -> str:
-    """What train.py leaves: adapter and image processor in one folder."""
-    decided(rein_model)
+    """A folder as train.py writes it: an adapter and its image processor."""
+    make_decided(rein_model)
     return save(rein_model, tmp_path / "runs" / "rein")
-
-
-def decided(model) -> None:
-    """Random weights find one class everywhere; larger ones find several in most photos."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if (
-                parameter.requires_grad
-                and ("class_predictor" in name or "mask_embedder" in name)
-                and "bias" not in name
-            ):
-                parameter.mul_(100)
 
 
 def save(model, folder: Path) -> str:
@@ -79,8 +67,8 @@ def run(*arguments: str) -> dict:
     return evaluate.main(*HfArgumentParser(evaluate.EvaluationArguments).parse_args_into_dataclasses(list(arguments)))
 
 
-def strict(path: Path):
-    """JSON as the standard has it: without NaN."""
+def read_strict_json(path: Path):
+    """A JSON file that must not hold NaN, which the standard does not have."""
 
     def refuse(constant):
         raise AssertionError(f"{path} holds {constant}")
@@ -95,7 +83,7 @@ def valid_pixels(data: Path, stems: str) -> int:
 def test_evaluate_writes_results_and_pictures(adapter, data, tmp_path, capsys):
     out = tmp_path / "evaluation"
     report = run("--models", adapter, "--domains", f"small={data}@test", "--output_dir", str(out))
-    assert strict(out / "results.json") == report
+    assert read_strict_json(out / "results.json") == report
     assert list(report) == [adapter]
     assert list(report[adapter]) == ["small", "small/s1", "small/s2"]
     for group, stems in (("small", "abc"), ("small/s1", "ac"), ("small/s2", "b")):
@@ -111,6 +99,7 @@ def test_evaluate_writes_results_and_pictures(adapter, data, tmp_path, capsys):
     assert (sum(parts) == report[adapter]["small"]["confusion"]).all()
     assert {path.name for path in out.iterdir()} == {
         "results.json",
+        "settings.json",
         "confusion_rein_small.png",
         "iou_small.png",
         "contact_sheet.png",
@@ -139,10 +128,11 @@ def test_two_models_side_by_side_on_two_domains(rein_model, adapter, data, tmp_p
     out = tmp_path / "out"
     domains = [f"seen={data}@train", f"unseen-night={data}@test"]
     report = run("--models", adapter, other, "--domains", *domains, "--output_dir", str(out), "--sheet_rows", "2")
-    assert strict(out / "results.json") == report and list(report) == [adapter, other]
+    assert read_strict_json(out / "results.json") == report and list(report) == [adapter, other]
     assert report[adapter]["seen"]["confusion"] != report[other]["seen"]["confusion"]
     assert {path.name for path in out.iterdir()} == {
         "results.json",
+        "settings.json",
         *(
             f"confusion_{model}_rein_{domain}.png"
             for model in ("runs", "others")
@@ -180,7 +170,7 @@ def test_results_without_a_number_are_null(adapter, data, tmp_path, capsys):
     out = tmp_path / "out"
     report = run("--models", adapter, "--domains", f"{data}@test", "--output_dir", str(out))
     assert math.isnan(report[adapter]["data/s2"]["mean_iou"])
-    written = strict(out / "results.json")[adapter]
+    written = read_strict_json(out / "results.json")[adapter]
     assert (written["data/s2"]["mean_iou"], written["data/s2"]["overall_accuracy"]) == (None, None)
     assert written["data/s2"]["per_class_iou"] == dict.fromkeys(NAMES)
     assert written["data"]["mean_iou"] == report[adapter]["data"]["mean_iou"] > 0
@@ -204,6 +194,11 @@ def test_bf16(adapter, data, tmp_path):
         (["--models", "A", "--domains", "D@train", "D@test"], r"--domains have the names \['data', 'data'\].*NAME="),
         (["--models", "A", "--domains", "D@val"], r"index.csv has no split 'val'; found \['test', 'train'\]"),
         (["--models", "A", "--domains", "D", "--stride", "65"], r"stride is 65; expected 1 to crop \(64\)"),
+        (["--models", "A", "--domains", "D", "--limit", "0"], "--limit is 0; expected 1 at least"),
+        (["--models", "A", "--domains", "D", "--sheet_rows", "-1"], "--sheet_rows is -1; expected 0 at least"),
+        (["--models", "A", "--domains", "D", "--crop", "0"], "--crop is 0; expected 1 at least"),
+        (["--models", "A", "--domains", "D", "--severities", "1"], "--severities has no effect without --corruptions"),
+        (["--models", "A", "--domains", "D", "--seed", "0"], "--seed has no effect without --corruptions"),
     ],
 )
 def test_mistakes_are_refused(adapter, data, tmp_path, arguments, message):
@@ -225,7 +220,7 @@ def test_predictions_of_cityscapes_classes_are_mapped(build, data):
     """A model of the 19 classes on data of three: what it calls truck is a car there."""
     names = list(rein_hf.labels.CITYSCAPES_CLASSES)
     model = build(id2label=dict(enumerate(names))).eval()
-    decided(model)
+    make_decided(model)
     class_of_train_id = [index % 3 for index in range(19)]
     spec = {"names": NAMES, "ignore_id": 255, "train_id_to_class": class_of_train_id}
     (data / "classes.json").write_text(json.dumps(spec))
@@ -240,11 +235,36 @@ def test_predictions_of_cityscapes_classes_are_mapped(build, data):
     assert np.array_equal(found["data"].confusion, expected.confusion) and expected.confusion.sum() > 0
 
 
-def test_spread():
+def test_evenly_spaced_indices():
     assert [evenly_spaced_indices(10, count) for count in (1, 2, 4, 10, 99, 0)] == [
         *([0], [0, 9], [0, 3, 6, 9], [*range(10)], [*range(10)], [])
     ]
     assert evenly_spaced_indices(1, 5) == [0]
+
+
+def test_settings_of_an_interrupted_run_are_kept(adapter, data, tmp_path):
+    """Numbers of other images or windows would pass for those of this run."""
+    out = tmp_path / "Straße"
+    arguments = ("--models", adapter, "--domains", f"{data}@test", "--output_dir", str(out), "--sheet_rows", "0")
+    first = run(*arguments, "--limit", "1")
+    assert json.loads((out / "settings.json").read_text(encoding="utf-8")) == {"settings": {"limit": 1}}
+    assert run(*arguments, "--limit", "1", "--resume", "true") == first
+    with pytest.raises(
+        ValueError, match=r"settings.json says .* measured with {'limit': 1}, but this run asks for {}"
+    ):
+        run(*arguments, "--resume", "true")
+    assert run(*arguments) != first  # not resumed: measured anew
+
+
+def test_plots_of_one_file_name_are_refused():
+    assert evaluate.confusion_files({"x/rein": "rein"}, ["a-b", "c"]) == {
+        ("rein", "a-b"): "confusion_rein_a-b.png",
+        ("rein", "c"): "confusion_rein_c.png",
+    }
+    with pytest.raises(
+        ValueError, match="plots of a on b_c and a_b on c would have the same file name, confusion_a_b_c"
+    ):
+        evaluate.confusion_files({"a": "a", "a_b": "a_b"}, ["b_c", "c"])
 
 
 def test_names_are_the_shortest_ends_that_differ():
@@ -283,10 +303,12 @@ def test_predict_writes_overlay_and_label(adapter, data, tmp_path, capsys):
     assert {path.name for path in out.iterdir()} == {
         *(f"{stem}_{kind}" for stem in ("grey", "two", "a") for kind in ("label.png", "overlay.jpg"))
     }
-    errors = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    printed = capsys.readouterr()
+    errors = [line for line in printed.err.splitlines() if "left out" in line]
     assert len(errors) == 2
     assert f"{photos / 'broken.jpg'} cannot be read as an image: " in errors[0]
     assert f"{photos / 'text.png'} cannot be read as an image: " in errors[1]
+    assert printed.out == f"3 photos -> {out}; 2 could not be segmented, see above; 1 other file skipped (notes.txt)\n"
     model, processor = rein_hf.from_pretrained(adapter), rein_hf.build_image_processor()
     for path in (photos / "grey.png", photos / "two.JPG", data / "images" / "a.png"):
         photo = Image.open(path).convert("RGB")
@@ -375,52 +397,22 @@ def test_only_rein_is_explained(build, data, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_list_images(tmp_path):
-    for name in ("b.JPEG", "a.png", "c.txt"):
-        (tmp_path / name).touch()
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    with pytest.raises(FileNotFoundError, match=r"--input \['.*folder'\] holds no image \(.jpg, .jpeg, .png\)"):
-        predict.list_images([str(folder)])
-    (folder / "d.tiff").touch()
-    assert predict.list_images([str(tmp_path), str(folder / "d.tiff")]) == [
-        tmp_path / "a.png",
-        tmp_path / "b.JPEG",
-        folder / "d.tiff",  # named by itself, so taken whatever its end
-    ]
-    with pytest.raises(FileNotFoundError, match="--input .*nowhere does not exist"):
-        predict.list_images([str(tmp_path), str(tmp_path / "nowhere")])
-    (folder / "b.png").touch()
-    with pytest.raises(ValueError, match=r"--input holds several files of the same stem: \['b'\]"):
-        predict.list_images([str(tmp_path), str(folder)])
-
-
-def test_a_photo_is_segmented_as_it_was_held(adapter, tmp_path):
-    """Orientation 6 of EXIF: to be turned by a quarter, so that width and height change places."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (96, 64)).save(tmp_path / "phone.jpg", exif=exif)
-    arguments = predict.PredictionArguments(adapter, [str(tmp_path / "phone.jpg")], str(tmp_path / "out"))
-    assert predict.main(arguments) == 0
-    assert Image.open(tmp_path / "out" / "phone_label.png").size == (64, 96)
-
-
 def test_robustness_curves_and_resuming(adapter, data, tmp_path, monkeypatch, capsys):
     """Every corruption and severity, seeded by the image's name; a run that goes on measures only what is missing."""
     calls, out = [], tmp_path / "out"
 
-    def counting(model, processor, domain, *args, alter=None):
-        calls.append(alter)
-        return evaluate_domain(model, processor, domain, *args, alter=alter)
+    def counting(model, processor, domain, *args, transform=None):
+        calls.append(transform)
+        return evaluate_domain(model, processor, domain, *args, transform=transform)
 
     monkeypatch.setattr(evaluate, "evaluate_domain", counting)
     arguments = ("--models", adapter, "--domains", f"{data}@test", "--output_dir", str(out), "--sheet_rows", "0")
     chosen = ("--corruptions", "fog", "gaussian_noise", "--severities", "1", "5")
     run(*arguments, *chosen)
     assert len(calls) == 1 + 2 * 2
-    curves = strict(out / "robustness.json")[adapter]["data"]
+    curves = read_strict_json(out / "robustness.json")[adapter]["data"]
     assert {name: list(curve) for name, curve in curves.items()} == {"fog": ["1", "5"], "gaussian_noise": ["1", "5"]}
-    clean = strict(out / "results.json")[adapter]["data"]["mean_iou"]
+    clean = read_strict_json(out / "results.json")[adapter]["data"]["mean_iou"]
     assert all(value != clean for curve in curves.values() for value in curve.values())
     row = capsys.readouterr().out.strip().splitlines()[-1]
     means = [np.mean(list(curve.values())) for curve in curves.values()]
@@ -442,7 +434,7 @@ def test_robustness_curves_and_resuming(adapter, data, tmp_path, monkeypatch, ca
     calls.clear()
     run(*arguments, *chosen, "--resume", "true")
     assert len(calls) == 1
-    assert strict(out / "robustness.json")[adapter]["data"] == curves
+    assert read_strict_json(out / "robustness.json")[adapter]["data"] == curves
 
 
 @pytest.mark.parametrize(

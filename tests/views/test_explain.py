@@ -204,6 +204,17 @@ def test_a_photo_is_seen_whole(size, multiple, seen, rein_model, tmp_path):
     assert torch.equal(views[0].after, block_views(rein_model, pixel_values, count=1)[0].after)
 
 
+def test_a_photo_is_seen_upright(rein_model):
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 80, 3), dtype=np.uint8))
+    photo.getexif()[0x0112] = 6
+    processor = rein_hf.build_image_processor()
+    picture, views = block_views_of_photo(rein_model, processor, photo, count=1)
+    upright = photo.transpose(Image.Transpose.ROTATE_270)
+    expected, (view,) = block_views_of_photo(rein_model, processor, upright, count=1)
+    assert picture.size == (48, 80) and np.array_equal(picture, expected)
+    assert torch.equal(views[0].after, view.after)
+
+
 def test_the_picture():
     views = [random_view(), random_view()]
     photo = Image.new("RGB", (96, 64), (40, 90, 160))

@@ -1,4 +1,4 @@
-"""rein_hf.pictures: exact colours, sizes, and plots that show something."""
+"""rein_hf.views: exact colours and sizes of pictures, and the colours that plots must show."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from PIL import Image
 
 import rein_hf
 from rein_hf.labels import CITYSCAPES
-from rein_hf.views import colorize, contact_sheet, overlay
+from rein_hf.views import JPEG_SIDE, colorize, contact_sheet, overlay, save_picture
 from rein_hf.views.plots import plot_confusion, plot_iou
 
 
@@ -97,3 +97,37 @@ def test_classes_have_the_colours_of_their_names():
     colours = palette_of(["sky", "tram", "car", "cow"])
     assert colours[0] == (70, 130, 180) and colours[2] == (0, 0, 142)
     assert len(set(colours)) == 4 and all(0 <= value <= 255 for colour in colours for value in colour)
+
+
+def test_pictures_are_upright():
+    """An overlay of what `segment` gives, which is a map of the upright photo."""
+    photo = Image.new("RGB", (4, 2), (200, 100, 0))
+    photo.putpixel((0, 0), (0, 0, 0))
+    photo.getexif()[0x0112] = 6  # to be turned clockwise: the first pixel comes to the upper right
+    picture = overlay(photo, np.full((4, 2), 1, np.uint8), [(0, 0, 0), (100, 100, 100)])
+    assert picture.size == (2, 4)
+    assert picture.getpixel((1, 0)) == (50, 50, 50) and picture.getpixel((0, 0)) == (150, 100, 50)
+    with pytest.raises(ValueError, match="label is a map of 4x2 pixels; expected 2x4, the size of the upright image"):
+        overlay(photo, np.zeros((2, 4), np.uint8))
+
+
+def test_more_colours_than_ids():
+    with pytest.raises(ValueError, match="palette has 256 colours; expected 255 at most"):
+        colorize(np.zeros((1, 1), np.uint8), [(0, 0, 0)] * 256)
+    most = colorize(np.array([[254, 255]], np.uint8), [(1, 2, 3)] * 255)
+    assert np.asarray(most).tolist() == [[[1, 2, 3], [0, 0, 0]]]
+
+
+def test_a_matrix_of_classes_of_one_name(tmp_path):
+    with pytest.raises(ValueError, match=r"classes calls the classes \[0, 1\] all 'road'"):
+        plot_confusion(np.eye(2), ["road", "road"], "streets", tmp_path / "confusion.png")
+
+
+def test_pictures_that_jpeg_does_not_hold(tmp_path):
+    picture = Image.new("RGB", (JPEG_SIDE + 1, 1))
+    with pytest.raises(ValueError, match="wide.JPG would be 65501x1 pixels; JPEG holds sides of 65500"):
+        save_picture(picture, tmp_path / "wide.JPG")
+    assert not list(tmp_path.iterdir())
+    save_picture(picture, tmp_path / "wide.png")
+    save_picture(picture.crop((0, 0, JPEG_SIDE, 1)), tmp_path / "wide.jpg")
+    assert Image.open(tmp_path / "wide.jpg").size == (65500, 1)
