@@ -18,13 +18,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from accelerate import Accelerator
 from PIL import Image
 from transformers import AutoImageProcessor, HfArgumentParser
 
 import rein_hf
 from rein_hf.data import CORRUPTIONS, Domain, corrupt, load_domain
-from rein_hf.evaluation import Results, evaluate_domain, evenly_spaced_samples, predict_sample
+from rein_hf.evaluation import Results, accelerator_for, evaluate_domain, evenly_spaced_samples, predict_sample
 from rein_hf.labels import SUBSETS
 from rein_hf.views import colorize, contact_sheet, save_picture
 from rein_hf.views.plots import plot_confusion, plot_iou, plot_robustness
@@ -52,7 +51,7 @@ class EvaluationArguments:
 
 
 def main(args: EvaluationArguments) -> dict:
-    accelerator = Accelerator(mixed_precision="bf16" if args.bf16 else "no")
+    accelerator = accelerator_for("bf16" if args.bf16 else "no")
     domains = load_domains(args)
     names, corruptions, output_dir = short_names(args.models), chosen_corruptions(args), Path(args.output_dir)
     results = Results(output_dir / "results.json", args.resume, accelerator.is_main_process)

@@ -11,13 +11,13 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from accelerate import Accelerator
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, HfArgumentParser
 
 import rein_hf
 from rein_hf.data import FORMATS, IMAGE_SUFFIXES
+from rein_hf.evaluation import accelerator_for
 from rein_hf.inference import segment
 from rein_hf.labels import palette_of
 from rein_hf.views import block_views_of_photo, explanation_sheet, overlay, rein_layers, save_picture
@@ -43,7 +43,7 @@ class PredictionArguments:
 
 def main(args: PredictionArguments) -> int:
     """Returns how many files could not be read."""
-    accelerator = Accelerator(mixed_precision="bf16" if args.bf16 else "no")
+    accelerator = accelerator_for("bf16" if args.bf16 else "no")
     files = list_images(args.input)
     model = rein_hf.from_pretrained(args.model, backbone=args.backbone).to(accelerator.device)
     if args.explain:

@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from accelerate import Accelerator
 from PIL import Image
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, HfArgumentParser
 
 import rein_hf
 from rein_hf.data import Domain, load_domain
-from rein_hf.evaluation import predict_sample
+from rein_hf.evaluation import accelerator_for, predict_sample
 from rein_hf.files import atomic_write
 from rein_hf.labels import CITYSCAPES_CLASSES, CITYSCAPES_IDS
 from rein_hf.views import save_picture
@@ -39,7 +38,7 @@ class SubmissionArguments:
 
 def main(args: SubmissionArguments) -> Path:
     """Returns the path of the zip."""
-    accelerator = Accelerator(mixed_precision="bf16" if args.bf16 else "no")
+    accelerator = accelerator_for("bf16" if args.bf16 else "no")
     domain = load_domain(args.domain)
     if domain.classes != CITYSCAPES_CLASSES:
         raise ValueError(f"--domain {args.domain} has the classes {domain.classes}; expected the 19 of Cityscapes.")

@@ -5,6 +5,8 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+# one thread, here and in processes that tests start: sums depend on the number of threads in their last bit
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 import copy
 from collections.abc import Callable
@@ -21,6 +23,9 @@ from tests.support.hub_client import HubClient
 from tests.support.hub_server import HubServer
 from tests.support.models import perturb
 from tests.support.runs import HEAD, write_recipe, write_vit
+
+
+torch.set_num_threads(1)  # if a plugin has imported torch before the variables were set
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ def two_processes(kind, recipe, folder):
     # the address, for machines that cannot resolve their own name: the two would wait for each other
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local_addr", "127.0.0.1"]
     command += ["--nproc_per_node", "2", "-m", "tests.support.processes", kind, str(recipe), str(folder)]
-    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     with open(folder / f"{kind}.log", "w+") as log:
         launcher = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:

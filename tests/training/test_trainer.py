@@ -99,7 +99,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_weights(recipe, tmp_path,
 def test_a_killed_process(recipe, tmp_path, straight):
     """The command itself, killed when a save is to be seen; `python -m tests.measure.kill_runs` kills more."""
     command = [sys.executable, "recipes/train.py", str(recipe), *EVERY_STEP]
-    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     for sign in ("out/.partial/checkpoint-1", "out/checkpoint-2"):
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None and not (tmp_path / sign).exists():
