@@ -194,6 +194,9 @@ def _check_values(values: dict[str, Any]) -> None:
             f"backbone_dtype is {dtype!r} with tuning {tuning!r}; expected float32, or bfloat16 for a backbone that "
             "does not train."
         )
+    weights = values["weights"]
+    if weights is not None and not all(isinstance(weight, int | float) and weight > 0 for weight in weights.values()):
+        raise ValueError(f"weights are {weights}; expected a positive number for each source.")
     check_sections(values)
     evaluates = [key for key in ("eval_strategy", "eval_on_start") if values.get(key, "no") not in ("no", False)]
     if evaluates and not values["evaluate"]:
