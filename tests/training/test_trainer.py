@@ -270,6 +270,29 @@ def test_nothing_that_is_saved_is_pickled_code(straight):
             torch.load(path, weights_only=True)
 
 
+# ---- devices ----
+
+
+def test_one_process_trains_on_one_of_several_gpus(recipe, straight, tmp_path, monkeypatch):
+    """The stock Trainer would wrap the model in `DataParallel` and take twice the recipe's batch."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.warns(
+        UserWarning, match="2 GPUs are visible, and one process trains on one of them.*--num_processes 2"
+    ):
+        trainer = run_recipe(recipe, "--use_cpu", "false")
+    assert trainer.args.n_gpu == 1 and trainer._train_batch_size == 2
+    assert trainer.model_wrapped is trainer.model and equal_adapters(straight, tmp_path / "out")
+
+
+# ---- evaluation ----
+
+
+def test_a_trainer_without_domains_does_not_evaluate(recipe):
+    trainer = run_recipe(recipe, "--evaluate", "[]", "--max_steps", "1")
+    with pytest.raises(ValueError, match="There is no domain to evaluate on"):
+        trainer.evaluate()
+
+
 # ---- divergence ----
 
 
