@@ -22,7 +22,7 @@ from transformers.modeling_outputs import BackboneOutput
 
 from rein_hf import ReinConfig, add_adapter, add_rein, build_image_processor, build_segmenter
 from rein_hf.backbone import backbone_of
-from rein_hf.data import Augmentation, Collator, Domain, TrainingSamples, load_domain
+from rein_hf.data import Augmentation, Collator, Domain, TrainingSamples, label_warnings, load_domain
 from rein_hf.head import head_of
 from rein_hf.training import (
     FINAL_WEIGHTS,
@@ -115,18 +115,23 @@ def _cast_maps_to_float32(backbone: torch.nn.Module, args: tuple, output: Backbo
 
 
 def check_domains(sources: list[Domain], targets: list[Domain], args: TrainingArguments) -> None:
-    """Says what is doubtful about the domains, and refuses what would fail at the first evaluation.
+    """Says what was assumed about the domains and what is odd about them, and refuses what would fail at the first
+    evaluation.
 
     Raises:
         ValueError: the sources have different classes; the best checkpoint is chosen by a score of no target.
     """
     classes = common_classes(sources)
-    if len(classes) == 1 and args.process_index == 0:
-        warnings.warn(
-            f"There is one class, {classes[0]!r}: every pixel is taken for it, so the mIoU says nothing. Make a "
-            "second class of the background.",
-            stacklevel=2,
-        )
+    if args.process_index == 0:
+        # a source may be a target too
+        for note in dict.fromkeys(note for domain in (*sources, *targets) for note in label_warnings(domain)):
+            print(f"Note: {note}")
+        if len(classes) == 1:
+            warnings.warn(
+                f"There is one class, {classes[0]!r}: every pixel is taken for it, so the mIoU says nothing. Make a "
+                "second class of the background.",
+                stacklevel=2,
+            )
     scores = ["miou", *(f"{target.name}_miou" for target in targets)]
     if args.eval_strategy != "no" and args.metric_for_best_model.removeprefix("eval_") not in scores:
         raise ValueError(

@@ -134,6 +134,20 @@ def test_yaml_traps(recipe):
     assert args.learning_rate == 1e-4 and args.save_strategy == "no"
 
 
+def test_what_was_assumed_and_what_is_odd_is_said_at_the_start(recipe, tmp_path, capsys):
+    run_recipe(recipe, "--max_steps", "1")
+    assert capsys.readouterr().out.count(f"Note: {tmp_path / 'data'} has no classes.json") == 1
+    names = ["road", "car"]
+    (tmp_path / "data" / "classes.json").write_text(json.dumps({"names": names, "ignore_id": 255}))
+    for path in (tmp_path / "data" / "labels").iterdir():
+        Image.new("L", (96, 72), 255 * (path.stem > "2")).save(path)
+    run_recipe(recipe, "--max_steps", "1", "--output_dir", str(tmp_path / "masks"))
+    said = capsys.readouterr().out
+    assert "no classes.json" not in said
+    assert "Note: data: the labels hold nothing but 0 (road) and 255" in said
+    assert said.count("nothing but 0 (road)") == 2  # of the source `data` and of the target `seen`
+
+
 def test_one_class_says_nothing(recipe, tmp_path):
     (tmp_path / "data" / "classes.json").write_text(json.dumps({"names": ["road"], "ignore_id": 255}))
     for path in (tmp_path / "data" / "labels").iterdir():
