@@ -107,6 +107,8 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe
         values.update(_split_batch(values, world_size))
         recipe, args = HfArgumentParser((RecipeArguments, TrainingArguments)).parse_dict(values)
         _check_optimizer(args)
+        if args.mixed_precision == "fp16" and args.device.type == "cpu":
+            raise ValueError("fp16 is given, but has no effect on a CPU; use bf16.")
         if args.world_size != world_size:
             raise ValueError(
                 f"{args.world_size} process(es) found each other; expected {world_size}, as were launched."

@@ -19,7 +19,7 @@ USABLE = frozenset(
     bf16 fp16 tf32 activation_checkpointing activation_checkpointing_kwargs gradient_checkpointing
     gradient_checkpointing_kwargs torch_compile torch_compile_backend torch_compile_mode torch_empty_cache_steps
     logging_strategy logging_steps logging_first_step log_on_each_node log_level log_level_replica disable_tqdm
-    report_to run_name project trackio_space_id trackio_bucket_id trackio_static_space_id skip_memory_metrics debug
+    report_to run_name project trackio_space_id trackio_bucket_id trackio_static_space_id skip_memory_metrics
     eval_strategy eval_steps eval_delay eval_on_start metric_for_best_model load_best_model_at_end
     save_strategy save_steps save_total_limit save_on_each_node
     push_to_hub hub_private_repo hub_model_id hub_revision
@@ -54,6 +54,7 @@ REFUSED: dict[str, str] = {
     "neftune_noise_alpha": _TOKENS,
     "include_num_input_tokens_seen": _TOKENS,
     "length_column_name": _TOKENS,
+    "debug": "its hooks cannot follow the head; a loss that is not finite stops the run and saves its batch",
     "logging_nan_inf_filter": "a loss that is not finite stops the run before it is logged",
     "per_device_eval_batch_size": _EVALUATION,
     "prediction_loss_only": _EVALUATION,
