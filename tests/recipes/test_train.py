@@ -1,4 +1,4 @@
-"""recipes/train.py: a recipe from its file to a saved adapter, and what it does when it is interrupted or misspelt."""
+"""recipes/train.py: from a recipe's file to a saved adapter; interrupted runs and mistakes in recipes."""
 
 import dataclasses
 import json
@@ -69,7 +69,7 @@ def test_baselines_train_the_head_alike(recipe, tmp_path, vit_folder, tuning, tr
 
 
 def test_lora_is_a_baseline_that_loads_like_rein(recipe, tmp_path):
-    """It learns at the full rate, its base is recorded, and it is read again by what was saved alone."""
+    """It has the full learning rate, records its base model, and loads from its own folder alone."""
     trainer = run_recipe(recipe, "--tuning", "lora", "--lora", "{r: 2}")
     rates = {name: group["lr"] for group in trainer.optimizer.param_groups for name in group.get("names", [])}
     lora = [name for name in rates if ".lora_" in name]
