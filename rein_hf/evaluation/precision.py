@@ -16,7 +16,6 @@ def accelerator_for(mixed_precision: str) -> Accelerator:
     Args:
         mixed_precision (`str`): "no", "bf16" or "fp16".
     """
-    state = AcceleratorState._shared_state
-    if state and state.get("_mixed_precision") != mixed_precision:
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
         AcceleratorState._reset_state()  # the processes stay connected: they are in PartialState
     return Accelerator(mixed_precision=mixed_precision)

@@ -120,8 +120,8 @@ def interrupted(recipe: Path, out: Path) -> None:
 
 @contextmanager
 def fsdp2():
-    """FSDP2 as `accelerate launch` requests it. accelerate 1.15 does not shard on a CPU although torch can, so while it
-    decides it is told that the processes have XPUs."""
+    """FSDP2 as `accelerate launch` requests it. accelerate 1.15 does not shard on a CPU although torch can, so it is
+    told, while it decides, that the processes have XPUs."""
     environment = {
         "ACCELERATE_USE_FSDP": "true",
         "FSDP_VERSION": "2",

@@ -2,8 +2,8 @@
 two processes.
 
 All masks have the same random points here, since the order of drawing would decide which mask gets which. Tolerances
-are relative to the largest value, in float32: 1e-6 for losses, 1e-4 for gradients. Adam's epsilon is 1e-3: with 1e-8 its
-first steps are the signs of the gradients, also of gradients that are nothing but rounding errors.
+are relative to the largest value, in float32: 1e-6 for losses, 1e-4 for gradients. Adam's epsilon is 1e-3: with 1e-8
+its first steps are the signs of the gradients, also of gradients that are nothing but rounding errors.
 """
 
 import os
