@@ -1,11 +1,12 @@
-"""The paper's comparison in one command: every backbone, tuned in every way, with every seed, on every target.
+"""Compares ways of tuning as the paper does, in one command: all backbones, tunings and seeds on all targets.
 
     python -m recipes.assess --assessment recipes/assessments/streets.yaml --output_dir OUT/assess
 
-A cell is one training run of `recipes/train.py` and its evaluation. Its numbers go to `OUTPUT_DIR/cells/NAME.json`;
-after each the table (`table.md`) and the figure (`figure.png`: mIoU over the parameters trained in the backbone) are
-drawn anew. Run again, it goes on where it was; what it finds of another recipe or of other targets is refused. Runs
-under `accelerate launch` too, all processes at one cell.
+A cell is one backbone, tuning and seed: a training run of `recipes/train.py` and its evaluation. Its numbers are
+written to `OUTPUT_DIR/cells/NAME.json`. After each cell the table (`table.md`) and the figure (`figure.png`: mIoU over
+the number of parameters trained in the backbone) are written again. The same command continues an interrupted
+assessment; cells of another recipe or of other targets are refused. It also runs under `accelerate launch`, with all
+processes at one cell.
 
 An assessment is a YAML file:
 
@@ -26,14 +27,14 @@ from pathlib import Path
 
 import torch
 import yaml
-from accelerate import Accelerator
+from accelerate import PartialState
 from transformers import AutoImageProcessor, HfArgumentParser, TrainingArguments
 
 import rein_hf
 from recipes import train
 from rein_hf.backbone import backbone_of
 from rein_hf.data import load_domain
-from rein_hf.evaluation import Results, evaluate_domain
+from rein_hf.evaluation import Results, accelerator_for, evaluate_domain
 from rein_hf.files import atomic_write, read_yaml
 from rein_hf.training import RecipeArguments, config_fixed_on_resume
 from rein_hf.training.checkpoints import diff_config
@@ -45,33 +46,33 @@ KEYS = {"recipe": str, "backbones": dict, "tunings": dict, "seeds": list, "targe
 
 @dataclass
 class AssessmentArguments:
-    assessment: str = field(metadata={"help": "YAML file, see the top of this file."})
-    output_dir: str = field(metadata={"help": "Where runs, cells, table and figure go."})
+    assessment: str = field(metadata={"help": "YAML file, described at the top of this file."})
+    output_dir: str = field(metadata={"help": "Folder for runs, cells, table and figure."})
 
 
 def main(args: AssessmentArguments) -> list[dict]:
-    """The numbers of all cells."""
+    """Trains and evaluates all cells that are not there yet, and returns the numbers of all."""
     plan, output_dir, cells = read_plan(args.assessment), Path(args.output_dir), []
-    # seed by seed: what there is of an unfinished grid can be compared
+    # seed by seed, so that the cells of an unfinished assessment can be compared
     for seed, backbone, tuning in itertools.product(plan["seeds"], plan["backbones"], plan["tunings"]):
         name = f"{backbone}_{tuning}_seed{seed}"
         arguments = cell_recipe(plan, backbone, tuning, seed, output_dir / "runs" / name)
         cell = run_cell(output_dir / "cells" / f"{name}.json", plan["targets"], *arguments)
         cells.append({"backbone": backbone, "tuning": tuning, "seed": seed, **cell})
-        if Accelerator().is_main_process:
+        if PartialState().is_main_process:
             text = results_table(cells)
             with atomic_write(output_dir / "table.md") as partial:
-                partial.write_text(text + "\n")
+                partial.write_text(text + "\n", encoding="utf-8")
             plot_assessment(figure_points(cells), "average mIoU (%)", output_dir / "figure.png")
             print(text)
     return cells
 
 
 def read_plan(path: str) -> dict:
-    """The assessment in a YAML file.
+    """Reads an assessment's YAML file.
 
     Raises:
-        ValueError: a key is missing, unknown or of another kind.
+        ValueError: a key is missing or unknown, or its value has another type.
     """
     plan = read_yaml(path)
     if plan.keys() != KEYS.keys():
@@ -85,7 +86,7 @@ def read_plan(path: str) -> dict:
 def cell_recipe(
     plan: dict, backbone: str, tuning: str, seed: int, run: Path
 ) -> tuple[RecipeArguments, TrainingArguments]:
-    """The recipe of one cell, which trains in the folder `run`."""
+    """The recipe of one cell, which is trained in the folder `run`."""
     keys = {"seed": seed, "output_dir": str(run)}
     for key, value in (("backbone", plan["backbones"][backbone]), ("tuning", plan["tunings"][tuning])):
         keys |= value if isinstance(value, dict) else {key: value}
@@ -93,46 +94,47 @@ def cell_recipe(
 
 
 def run_cell(path: Path, targets: list[str], recipe: RecipeArguments, training: TrainingArguments) -> dict:
-    """Train and evaluate one cell, or read what an earlier run has left of it in the file `path`: `trained` parameters
-    of the backbone and mIoU by target as `scores`.
+    """Trains and evaluates one cell, or reads its numbers from the file `path` that an earlier run has left.
+
+    Returns:
+        `trained`, the number of parameters trained in the backbone, and `scores`, the mIoU from 0 to 1 by target.
 
     Raises:
-        ValueError: what an earlier run has left is of another recipe or of other targets.
+        ValueError: the file is of another recipe or of other targets.
     """
-    of = {**config_fixed_on_resume(recipe, training), "targets": targets}
-    of = {key: json.dumps(value) for key, value in of.items()}  # as text: a null in the file is a score without value
-    results = Results(path, resume=True, writes=Accelerator().is_main_process)
-    if results.has("scores") and (changed := diff_config(results.values.get("of", {}), of)):
+    cell = {**config_fixed_on_resume(recipe, training), "targets": targets}
+    cell = {key: json.dumps(value) for key, value in cell.items()}  # as text, since Results reads a null as NaN
+    results = Results(path, resume=True, writes=training.process_index == 0)
+    if results.has("scores") and (changed := diff_config(results.values.get("of", {}), cell)):
         raise ValueError(f"{path} is of another cell: {changed}. Take another --output_dir, or remove the file.")
     if not results.has("scores"):
         train.main(recipe, training)
         trained = trained_in_backbone(train.build_model(recipe, id2label={0: "any"}))
-        accelerator = Accelerator(mixed_precision=training.mixed_precision)
+        accelerator = accelerator_for(training.mixed_precision)
         model = rein_hf.from_pretrained(training.output_dir).to(accelerator.device)
         processor, scores = AutoImageProcessor.from_pretrained(training.output_dir), {}
         for domain in map(load_domain, targets):
             metric = evaluate_domain(model, processor, domain, accelerator)[domain.name]
             scores[domain.name] = metric.compute()["mean_iou"]
-        results.put({"of": of, "trained": trained, "scores": scores})
+        results.put({"of": cell, "trained": trained, "scores": scores})
     return {key: results.values[key] for key in ("trained", "scores")}
 
 
 def trained_in_backbone(model: torch.nn.Module) -> int:
-    """Parameters that train in the backbone; those of the head, which trains in all ways alike, do not count."""
+    """The number of parameters trained in the backbone, without the head's, which all tunings train alike."""
     return sum(parameter.numel() for parameter in backbone_of(model).parameters() if parameter.requires_grad)
 
 
 def mean_over_seeds(cells: list[dict]) -> list[dict]:
-    """The cells of one backbone and tuning together: mean over the seeds of each score and of their average, and the
-    average of each seed."""
-    found = []
-    groups = {}
+    """The cells of each backbone and tuning as one: the means over the seeds of each score and of the average over the
+    targets, and that average of each seed."""
+    means, groups = [], {}
     for cell in cells:
         groups.setdefault((cell["backbone"], cell["tuning"]), []).append(cell)
     for key, group in groups.items():
         scores = {name: math.fsum(c["scores"][name] for c in group) / len(group) for name in group[0]["scores"]}
         averages = [math.fsum(cell["scores"].values()) / len(cell["scores"]) for cell in group]
-        found.append(
+        means.append(
             {
                 "backbone": key[0],
                 "tuning": key[1],
@@ -142,16 +144,16 @@ def mean_over_seeds(cells: list[dict]) -> list[dict]:
                 "averages": averages,
             }
         )
-    return found
+    return means
 
 
 def results_table(cells: list[dict]) -> str:
-    """mIoU in percent as markdown: a row for each backbone and tuning, a column for each target, and their average,
-    followed by that of each seed where there are several."""
-    targets, summed = list(cells[0]["scores"]), mean_over_seeds(cells)
+    """mIoU in percent as markdown: a row for each backbone and tuning, a column for each target, and the average over
+    the targets, followed by that of each seed if there are several."""
+    targets, means = list(cells[0]["scores"]), mean_over_seeds(cells)
     lines = ["| " + " | ".join(["backbone", "tuning", "trained in it", *targets, "average"]) + " |"]
     lines.append("|---" * (4 + len(targets)) + "|")
-    for row in summed:
+    for row in means:
         seeds = ", ".join(f"{100 * value:.1f}" for value in row["averages"])
         average = f"{100 * row['average']:.1f}" + (f" ({seeds})" if len(row["averages"]) > 1 else "")
         scores = [f"{100 * row['scores'][target]:.1f}" for target in targets]
@@ -162,7 +164,7 @@ def results_table(cells: list[dict]) -> str:
 
 
 def figure_points(cells: list[dict]) -> list[dict]:
-    """What [`plot_assessment`] draws."""
+    """What [`plot_assessment`] draws of each backbone and tuning."""
     return [
         {
             "group": row["backbone"],

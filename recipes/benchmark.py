@@ -1,14 +1,15 @@
-"""What Rein, the head and a training step cost: time, memory, and adapters on the disk.
+"""Measures what Rein, the head and a training step cost: time, memory, and the size of saved adapters.
 
     python -m recipes.benchmark --output_dir OUT/benchmark --sizes small large --dtypes float32 bfloat16
     python -m recipes.benchmark --output_dir OUT/benchmark --device cuda --sizes large --crops 512 1024 --batches 1 4 \
         --dtypes bfloat16 --modes eager compile
 
-One call measures every combination of what it is given. Weights are random and nothing is downloaded. The variants of
-a setting (`recipes/benchmark_variants.py`) are run in turn, `--repeats` times, so that a busy machine slows all
-alike; a ratio is the median of those of each turn. On a CPU it is given of the processor's time as well, which a busy
-machine changes less. All samples are in `benchmark.json`, to which a later call with the same folder adds;
-`benchmark.md` and `benchmark.png` show whatever is there.
+One call measures every combination of its arguments. Weights are random and nothing is downloaded. The variants of a
+setting (`recipes/benchmark_variants.py`) run one after the other, and this turn is repeated `--repeats` times, so that
+a busy machine slows all of them alike. A ratio of two variants is the median of the ratios of all turns. On a CPU,
+ratios of the process's own CPU time are given too, which other processes affect less. All samples are in
+`benchmark.json`; a later call with the same folder adds to it. `benchmark.md` and `benchmark.png` show everything that
+is in it.
 """
 
 from __future__ import annotations
@@ -40,31 +41,41 @@ from rein_hf.training import TUNINGS
 from rein_hf.views.plots import plot_benchmark
 
 
-# Calls of each variant before any is timed: they compile, choose kernels and make the optimizer's moments.
+# Calls of each variant before any is timed: they compile, choose kernels and create the optimizer's moments.
 WARM_UP = 2
 
 
 @dataclasses.dataclass
 class BenchmarkArguments:
-    output_dir: str = dataclasses.field(metadata={"help": "Where benchmark.json, .md and .png go."})
+    output_dir: str = dataclasses.field(metadata={"help": "Folder for benchmark.json, .md and .png."})
     kinds: list[str] = dataclasses.field(
-        default_factory=lambda: list(VARIANTS), metadata={"help": "Of inference, training, adapters."}
+        default_factory=lambda: list(VARIANTS), metadata={"help": "Some of inference, training, adapters."}
     )
-    variants: list[str] | None = dataclasses.field(default=None, metadata={"help": "Their names; by default all."})
-    sizes: list[str] = dataclasses.field(default_factory=lambda: ["small"], metadata={"help": f"Of {list(SIZES)}."})
-    crops: list[int] = dataclasses.field(default_factory=lambda: [512], metadata={"help": "Sides in pixels."})
+    variants: list[str] | None = dataclasses.field(
+        default=None, metadata={"help": "Names of variants; all by default."}
+    )
+    sizes: list[str] = dataclasses.field(
+        default_factory=lambda: ["small"], metadata={"help": f"Some of {list(SIZES)}."}
+    )
+    crops: list[int] = dataclasses.field(
+        default_factory=lambda: [512], metadata={"help": "Sides of the square images in pixels."}
+    )
     batches: list[int] = dataclasses.field(default_factory=lambda: [1], metadata={"help": "Images at once."})
     dtypes: list[str] = dataclasses.field(
-        default_factory=lambda: ["float32"], metadata={"help": "Of float32, and bfloat16 by autocast."}
+        default_factory=lambda: ["float32"], metadata={"help": "float32, or bfloat16, which means autocast."}
     )
-    modes: list[str] = dataclasses.field(default_factory=lambda: ["eager"], metadata={"help": "Of eager, compile."})
+    modes: list[str] = dataclasses.field(
+        default_factory=lambda: ["eager"], metadata={"help": "eager, or compile for torch.compile."}
+    )
     device: str = dataclasses.field(default="cpu", metadata={"help": "cpu or cuda."})
-    threads: int | None = dataclasses.field(default=None, metadata={"help": "Of the CPU; as torch has it by default."})
-    repeats: int = dataclasses.field(default=7, metadata={"help": "Turns of all variants, 5 at least."})
+    threads: int | None = dataclasses.field(
+        default=None, metadata={"help": "Threads of the CPU; torch's choice by default."}
+    )
+    repeats: int = dataclasses.field(default=7, metadata={"help": "Number of turns, 5 at least."})
 
 
 def main(args: BenchmarkArguments) -> dict:
-    """All that `benchmark.json` holds."""
+    """Measures, writes the three files, and returns what `benchmark.json` holds."""
     check_arguments(args)
     transformers.logging.set_verbosity_error()
     if args.threads:
@@ -78,7 +89,7 @@ def main(args: BenchmarkArguments) -> dict:
             results.put({str(setting): {"run": run_conditions(args.device), "batch": setting.batch, **found}}, kind)
             text = report(results.values)
             with atomic_write(output_dir / "benchmark.md") as partial:
-                partial.write_text(text + "\n")
+                partial.write_text(text + "\n", encoding="utf-8")
             plot_benchmark(figure_panels(results.values), output_dir / "benchmark.png")
     print(text)
     return results.values
@@ -87,7 +98,7 @@ def main(args: BenchmarkArguments) -> dict:
 def check_arguments(args: BenchmarkArguments) -> None:
     """
     Raises:
-        ValueError: an argument is not among those that can be measured.
+        ValueError: an argument has a value that cannot be measured.
     """
     known = {"kinds": VARIANTS, "sizes": SIZES, "dtypes": ["float32", "bfloat16"], "modes": ["eager", "compile"]}
     for name, values in known.items():
@@ -100,14 +111,15 @@ def check_arguments(args: BenchmarkArguments) -> None:
     if args.device not in ("cpu", "cuda") or args.device == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device is {args.device!r}; expected cpu{' or cuda' * torch.cuda.is_available()}.")
     if args.repeats < 5:
-        raise ValueError(f"repeats is {args.repeats}; expected at least 5: fewer have no quartiles worth the name.")
+        raise ValueError(f"repeats is {args.repeats}; expected at least 5, since quartiles of fewer mean nothing.")
 
 
 def settings(args: BenchmarkArguments, kind: str) -> list[Setting]:
-    if kind == "adapters":  # files and switches, of which neither images nor arithmetic are a part
+    """The settings to measure variants of a kind in."""
+    if kind == "adapters":  # loading and switching depend on neither images nor precision
         return [Setting(size, args.crops[0], 1, "float32", "eager", args.device) for size in args.sizes]
     combinations = itertools.product(args.sizes, args.crops, args.batches, args.dtypes, args.modes)
-    return [Setting(*one, args.device) for one in combinations]
+    return [Setting(*combination, args.device) for combination in combinations]
 
 
 def chosen_variants(args: BenchmarkArguments, kind: str) -> list[str]:
@@ -116,6 +128,7 @@ def chosen_variants(args: BenchmarkArguments, kind: str) -> list[str]:
 
 
 def run_conditions(device: str) -> dict:
+    """Machine, versions, date and command, to be written beside the samples."""
     threads = torch.get_num_threads()
     cpu = f"CPU with {torch.backends.cpu.get_cpu_capability()}, {threads} thread{'s' * (threads > 1)}"
     return {
@@ -127,7 +140,8 @@ def run_conditions(device: str) -> dict:
 
 
 def measure(kind: str, setting: Setting, names: list[str], repeats: int, bar: tqdm) -> dict:
-    """Samples of all variants in turn, `wall` and `cpu` seconds; peak memory; what each tuning leaves on the disk."""
+    """Samples of all variants, in seconds on the `wall` clock and of the `cpu`; their peak memory in bytes; and for
+    the kind "adapters" what each tuning trains and saves."""
     build = functools.cache(functools.partial(build_model, setting))
     runs, found = {}, {}
     for name in names:
@@ -149,8 +163,8 @@ def measure(kind: str, setting: Setting, names: list[str], repeats: int, bar: tq
 
 
 def variant_peak_memory(kind: str, name: str, setting: Setting) -> int | None:
-    """Most bytes that a variant takes beyond its weights, in a process of its own; `None` where it is not measured: of
-    adapters' files, and compiled on a CPU, where the compiler takes more."""
+    """The peak memory of a variant in bytes, without its weights, measured in a process of its own. `None` where it is
+    not measured: for kind "adapters", and for `compile` on a CPU, where the compiler itself takes more."""
     if kind == "adapters" or (setting.device, setting.mode) == ("cpu", "compile"):
         return None
     return peak_memory(functools.partial(make_variant, kind, name, setting), setting.device)
@@ -161,8 +175,8 @@ def make_variant(kind: str, name: str, setting: Setting) -> Callable[[], object]
 
 
 def tuning_costs(model: torch.nn.Module) -> dict[str, int]:
-    """Trained parameters, of them in the backbone, and bytes of what is saved: of an adapter itself and the head, of
-    other models everything."""
+    """The number of trained parameters, how many of them are in the backbone, and the size in bytes of what is saved:
+    adapter and head, or the whole model if there is no adapter."""
     arguments = {"save_embedding_layers": False} if isinstance(model, PeftModel) else {}
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, **arguments)
@@ -175,7 +189,7 @@ def tuning_costs(model: torch.nn.Module) -> dict[str, int]:
 
 
 def report(results: dict) -> str:
-    """Everything measured, as markdown: medians, and the quartiles in brackets."""
+    """All results as markdown: medians, with the quartiles in brackets."""
     lines = []
     for kind, by_setting in results.items():
         for setting, found in by_setting.items():
@@ -202,16 +216,16 @@ def report_row(name: str, kind: str, found: dict) -> str:
     cells.append("" if kind == "adapters" else f"{found['batch'] / median * 1000:.3g}")
     cells.append(variant["over"] if other else "")
     for clock in ("wall", "cpu"):
-        compared = other and variant[clock]  # a GPU has no time of the CPU
+        compared = other and variant[clock]  # on a GPU there is no CPU time
         low, middle, high = quartiles(ratios(variant[clock], other[clock])) if compared else (0, 0, 0)
         cells.append(f"{middle:.2f} ({low:.2f} - {high:.2f})" if compared else "")
-    measured = variant["peak"] is not None and not math.isnan(variant["peak"])  # nan: read from the file again
+    measured = variant["peak"] is not None and not math.isnan(variant["peak"])  # None is read from the file as NaN
     cells.append(f"{variant['peak'] / 1e6:.0f}" if measured else "")
     return f"| {' | '.join(cells)} |"
 
 
 def figure_panels(results: dict) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """What [`plot_benchmark`] draws: quartiles in milliseconds."""
+    """What [`plot_benchmark`] draws: the quartiles of each variant in milliseconds."""
     return {
         f"{kind}: {setting}": {
             name: tuple(1000 * value for value in quartiles(variant["wall"]))

@@ -1,4 +1,4 @@
-"""What a call costs: seconds, memory, and statistics of calls of several kinds in turn."""
+"""Measures what a call costs, in seconds and in memory, and compares repeated measurements."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 
 
 def seconds(run: Callable[[], object], device: str = "cpu") -> dict[str, float]:
-    """How long a call takes: seconds on the `wall` and, if the device is "cpu", of this process's time on the `cpu`,
-    which leaves out where others had it. On "cuda" between events of its stream."""
+    """How long a call takes in seconds: on the `wall` clock and, if the device is "cpu", the `cpu` time of this
+    process, in which other processes do not count. On "cuda" the time between two events of the stream."""
     if device == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
@@ -29,28 +29,29 @@ def seconds(run: Callable[[], object], device: str = "cpu") -> dict[str, float]:
 
 
 def peak_memory(make: Callable[[], Callable[[], object]], device: str = "cpu") -> int:
-    """Peak memory of two calls of what `make()` returns, beyond what there was before them, in a process of its own.
+    """The peak memory of two calls of what `make()` returns, without the memory in use before them, measured in a
+    process of its own.
 
-    Two, since only the second step of a training has the optimizer's moments beside its activations.
+    There are two calls because the optimizer's moments exist only from the second training step on.
 
     Args:
-        make: is pickled; what it returns is not.
-        device (`str`): "cpu" for resident memory, on Linux alone; "cuda" for torch's allocations.
+        make: is pickled for the other process; what it returns need not be picklable.
+        device (`str`): "cpu" for resident memory, which works on Linux only; "cuda" for torch's allocations.
 
     Returns:
         Bytes.
 
     Raises:
-        RuntimeError: the process ended before.
+        RuntimeError: the process ended before it had a result.
     """
-    # not a fork of this process: one that has used several threads leaves its copies waiting for them
+    # not "fork": a copy of a process that has used several threads would wait for threads that it does not have
     context = multiprocessing.get_context("forkserver" if device == "cpu" else "spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_send_peak_memory, args=(theirs, make, device))
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send_peak_memory, args=(sender, make, device))
     process.start()
-    theirs.close()  # so that the end of the process ends the wait
+    sender.close()  # so that `recv` ends when the process does
     try:
-        return ours.recv()
+        return receiver.recv()
     except EOFError:
         process.join()
         raise RuntimeError(f"The process that measures memory ended with exit code {process.exitcode}.") from None
@@ -65,9 +66,9 @@ def _send_peak_memory(pipe, make: Callable[[], Callable[[], object]], device: st
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     else:
-        # what building has freed but the heap has kept, or its own peak, would hide as much of the calls
+        # memory that building the model has used and freed would hide as much of what the calls use
         ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak from now on
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the peak
         before = _resident_bytes("VmRSS")
     for _ in range(2):
         run()
@@ -80,11 +81,11 @@ def _resident_bytes(field: str) -> int:
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """A quarter of the values is below the first, half of them below the second, the median."""
+    """The first quartile, the median and the third quartile."""
     first, median, last = statistics.quantiles(values, n=4, method="inclusive")
     return first, median, last
 
 
 def ratios(values: Sequence[float], others: Sequence[float]) -> list[float]:
-    """Each value in the other one of the same turn."""
+    """Each value divided by the other one of the same turn."""
     return [value / other for value, other in zip(values, others, strict=True)]

@@ -1,4 +1,4 @@
-"""What `recipes/benchmark.py` measures: models with random weights, and what is done with them."""
+"""The variants that `recipes/benchmark.py` measures: models with random weights, and the calls that are timed."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ SIZES = {"small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
 
 
 class Setting(NamedTuple):
+    """What all variants of a comparison have in common."""
+
     size: str
     crop: int
     batch: int
@@ -39,16 +41,22 @@ class Setting(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """`make(setting, build)` returns what is timed; `build(tuning, stock)` a model of the setting, which variants may
-    share. `over` names the variant to whose time this one's is compared."""
+    """
+    Something to measure.
+
+    Args:
+        make: function of a setting and of `build` that returns the call to be timed; `build(tuning, stock)` returns a
+            model of the setting, which several variants may share.
+        over (`str`, *optional*): name of the variant with which this one is compared.
+    """
 
     make: Callable[[Setting, Callable], Callable[[], object]]
     over: str | None = None
 
 
 def build_model(setting: Setting, tuning: str, stock: bool = False) -> torch.nn.Module:
-    """The paper's segmenter with random weights, tuned as in `recipes/train.py`; with transformers' head and loss if
-    `stock`."""
+    """The paper's segmenter with random weights, tuned as in `recipes/train.py`; if `stock`, with transformers' own
+    head and loss."""
     torch.manual_seed(0)
     width, depth, heads = SIZES[setting.size]
     vit = Dinov2Config(
@@ -68,19 +76,20 @@ def build_model(setting: Setting, tuning: str, stock: bool = False) -> torch.nn.
 
 
 def feature_call(setting: Setting, model: torch.nn.Module) -> Callable[[], object]:
+    """Computes the feature maps of the backbone."""
     encoder = backbone_of(freeze(model))
     return inference_call(setting, lambda pixels: encoder(pixels).feature_maps)
 
 
 def label_call(setting: Setting, model: torch.nn.Module, width: int = 1) -> Callable[[], object]:
-    """Label maps of images `width` times as wide as high, by windows."""
+    """Computes label maps, by windows, of images whose width is `width` times their height."""
     freeze(model)
     size = (setting.crop, width * setting.crop)
     return inference_call(setting, lambda pixels: predict_labels(slide_inference(model, pixels), size), width)
 
 
 def stock_label_call(setting: Setting, model: torch.nn.Module) -> Callable[[], object]:
-    """Label maps as transformers makes them: full masks of every decoder output, squeezed through 384x384."""
+    """Computes label maps as transformers does: all masks of every decoder output, resized to 384x384 in between."""
     freeze(model)
     post_process = Mask2FormerImageProcessorPil().post_process_semantic_segmentation
     sizes = [(setting.crop, setting.crop)] * setting.batch
@@ -88,13 +97,14 @@ def stock_label_call(setting: Setting, model: torch.nn.Module) -> Callable[[], o
 
 
 def freeze(model: torch.nn.Module) -> torch.nn.Module:
-    """As `rein_hf.from_pretrained` gives it: some kernels are others where weights require gradients."""
+    """The model as `rein_hf.from_pretrained` returns it; some kernels differ if weights require gradients."""
     return model.eval().requires_grad_(False)
 
 
 def inference_call(
     setting: Setting, forward: Callable[[torch.Tensor], object], width: int = 1
 ) -> Callable[[], object]:
+    """Calls `forward` on random images, in the setting's precision and mode, without gradients."""
     pixels = torch.randn(setting.batch, 3, setting.crop, width * setting.crop, device=setting.device)
     forward = torch.compile(forward) if setting.mode == "compile" else forward
 
@@ -107,7 +117,7 @@ def inference_call(
 
 
 def training_call(setting: Setting, model: torch.nn.Module) -> Callable[[], object]:
-    """Forward, loss, backward, AdamW, on images of about ten classes."""
+    """A training step with AdamW on random images that have about ten classes each."""
     model.train()
     optimizer = torch.optim.AdamW(param_groups(model, lr=1e-4, weight_decay=0.05))
     blobs = torch.randint(0, 10, (setting.batch, 1, 16, 16)).float()
@@ -132,13 +142,14 @@ def training_call(setting: Setting, model: torch.nn.Module) -> Callable[[], obje
 
 
 def loading_call(setting: Setting, model: PeftModel) -> Callable[[], object]:
-    """Reads another adapter, head included, from a file that the system has in its memory already."""
+    """Loads one more adapter with its head from a file, which the system has cached in memory."""
     folder, numbers = tempfile.TemporaryDirectory(), itertools.count()
     model.save_pretrained(folder.name, save_embedding_layers=False)
     return lambda: model.load_adapter(folder.name, f"loaded{next(numbers)}")
 
 
 def switching_call(setting: Setting, model: PeftModel) -> Callable[[], object]:
+    """Makes the other of two adapters the active one."""
     model.add_adapter("other", model.peft_config["default"])
     names = itertools.cycle(["other", "default"])
     return lambda: model.set_adapter(next(names))

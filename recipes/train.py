@@ -1,11 +1,11 @@
-"""Trains a recipe: a Mask2Former on a pretrained DINOv2, tuned with Rein (or frozen, or in full).
+"""Trains a recipe: a segmentation head on a pretrained vision transformer, tuned with Rein (or LoRA, frozen, in full).
 
     python recipes/train.py recipes/configs/RECIPE.yaml [--max_steps 100] [--rein.r 8] [--KEY VALUE ...]
 
 A recipe is a YAML file of rein_hf.training.RecipeArguments and transformers.TrainingArguments; what it leaves out is
-as in the paper. Values on the command line replace the file's. The same command resumes an interrupted run, at any
-moment and, on the same number of threads, to the same weights; `recipe.json` in its folder holds what may not change
-between the two.
+as in the paper. Values on the command line replace the file's. The same command continues an interrupted run, whenever
+it was interrupted, and with the same number of threads to bit-equal weights. `recipe.json` in the run's folder holds
+what may not change in between.
 """
 
 from __future__ import annotations
@@ -14,17 +14,15 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
-from peft import LoraConfig
 from transformers import TrainingArguments, set_seed
 from transformers.modeling_outputs import BackboneOutput
 
 from rein_hf import ReinConfig, add_adapter, add_rein, build_image_processor, build_segmenter
 from rein_hf.backbone import backbone_of
-from rein_hf.data import Augmentation, Collator, Domain, TrainingSamples, load_domain
+from rein_hf.data import Augmentation, Collator, Domain, TrainingSamples, label_warnings, load_domain
 from rein_hf.head import head_of
 from rein_hf.training import (
     FINAL_WEIGHTS,
@@ -33,36 +31,44 @@ from rein_hf.training import (
     checkpoints,
     config_fixed_on_resume,
     read_recipe,
+    tuning_config,
 )
 
 
-# The paper's LoRA, 0.79M parameters in a DINOv2-L: the queries and values of every attention; with its keys
-# where a checkpoint has the three in one.
-LORA = {"r": 8, "lora_alpha": 8, "target_modules": r".*\.vit\..*\.(query|value|q_proj|v_proj|qkv)"}
-
-
 def main(recipe: RecipeArguments, args: TrainingArguments) -> SegmentationTrainer | None:
-    """Trains, and returns the trainer; None if the run has finished before."""
+    """Trains, and returns the trainer; None if an earlier run of the recipe has finished."""
     set_seed(args.seed)
-    sources, targets = [load_domain(spec) for spec in recipe.train], [load_domain(spec) for spec in recipe.evaluate]
-    finished, checkpoint = find_resume_point(
-        {**config_fixed_on_resume(recipe, args), "images": dataset_sizes(sources)}, args
-    )
+    sources = [load_domain(spec) for spec in recipe.train]
+    targets = [load_domain(spec) for spec in recipe.evaluate]
+    check_domains(sources, targets, args)
+    finished, checkpoint = find_resume_point(recipe, args, sources)
     if finished:
         print(f"{args.output_dir} holds the finished run of this recipe, {args.max_steps} steps; nothing to do.")
         return None
+    trainer = build_trainer(recipe, args, sources, targets)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_state()
+    trainer.save_model()
+    return trainer
+
+
+def build_trainer(
+    recipe: RecipeArguments, args: TrainingArguments, sources: list[Domain], targets: list[Domain]
+) -> SegmentationTrainer:
+    """The recipe's model, its training samples, and what trains the one on the other."""
     model = build_model(recipe, id2label=dict(enumerate(common_classes(sources))))
     processor = build_image_processor(recipe.patch_size)
+    samples = TrainingSamples(
+        [source.dataset for source in sources],
+        length=args.max_steps * recipe.total_batch_size,
+        augment=Augmentation(recipe.crop),
+        seed=args.seed,
+        weights=mixture_weights(sources, recipe.weights),
+    )
     trainer = SegmentationTrainer(
         model=model,
         args=args,
-        train_dataset=TrainingSamples(
-            [source.dataset for source in sources],
-            length=args.max_steps * recipe.total_batch_size,
-            augment=Augmentation(recipe.crop),
-            seed=args.seed,
-            weights=mixture_weights(sources, recipe.weights),
-        ),
+        train_dataset=samples,
         data_collator=Collator(processor, recipe.crop, masks=head_of(model.config.model_type).classifies_masks),
         processing_class=processor,
         domains=targets,
@@ -70,14 +76,11 @@ def main(recipe: RecipeArguments, args: TrainingArguments) -> SegmentationTraine
     )
     if os.environ.get("ACCELERATE_USE_FSDP") == "true" and trainer.accelerator.distributed_type != "FSDP":
         raise SystemExit(f"accelerate does not shard on {args.device}: FSDP was asked for, this would be plain DDP.")
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_state()
-    trainer.save_model()
     return trainer
 
 
 def build_model(recipe: RecipeArguments, id2label: dict[int, str]) -> torch.nn.Module:
-    """The segmenter with whatever the recipe trains requiring gradients."""
+    """The recipe's segmenter; the parameters that it trains require gradients."""
     model = build_segmenter(
         recipe.backbone,
         id2label,
@@ -87,35 +90,53 @@ def build_model(recipe: RecipeArguments, id2label: dict[int, str]) -> torch.nn.M
         num_queries=recipe.num_queries,
         head=recipe.head,
     )
-    if recipe.backbone_dtype != "float32":
-        cast_backbone(backbone_of(model), recipe)
+    if recipe.backbone_dtype == "bfloat16":
+        cast_backbone(backbone_of(model))
     return apply_tuning(model, recipe)
 
 
 def apply_tuning(model: torch.nn.Module, recipe: RecipeArguments) -> torch.nn.Module:
-    """The segmenter with the recipe's tuning of its backbone, and the head trainable."""
-    if recipe.tuning == "rein":
-        return add_rein(model, ReinConfig(**{"num_tokens": recipe.num_queries, **(recipe.rein or {})}))
-    if recipe.tuning == "lora":
-        return add_adapter(model, LoraConfig(**{**LORA, **(recipe.lora or {})}))
-    backbone_of(model).requires_grad_(recipe.tuning == "full")
-    return model
+    """The segmenter with the recipe's tuning of its backbone, and a trainable head."""
+    config = tuning_config(recipe.tuning, recipe.num_queries, recipe.rein, recipe.lora)
+    if config is None:
+        backbone_of(model).requires_grad_(recipe.tuning == "full")
+        return model
+    return add_rein(model, config) if isinstance(config, ReinConfig) else add_adapter(model, config)
 
 
-def cast_backbone(encoder: torch.nn.Module, recipe: RecipeArguments) -> None:
-    """Puts a frozen backbone into `backbone_dtype`; Rein, which is added later, and the head stay in float32."""
-    if recipe.backbone_dtype != "bfloat16" or recipe.tuning == "full":
-        raise ValueError(
-            f"backbone_dtype is {recipe.backbone_dtype!r} with tuning {recipe.tuning!r}; expected float32, or, for a "
-            "backbone that does not train, bfloat16."
-        )
-    encoder.to(torch.bfloat16)
-    encoder.register_forward_hook(_cast_maps_to_float32)
+def cast_backbone(backbone: torch.nn.Module) -> None:
+    """Casts a frozen backbone to bfloat16. Rein, which is added later, and the head stay in float32."""
+    backbone.to(torch.bfloat16)
+    backbone.register_forward_hook(_cast_maps_to_float32)
 
 
-def _cast_maps_to_float32(encoder: torch.nn.Module, args: tuple, output: BackboneOutput) -> BackboneOutput:
-    """The maps in float32: the head's own type."""
+def _cast_maps_to_float32(backbone: torch.nn.Module, args: tuple, output: BackboneOutput) -> BackboneOutput:
     return BackboneOutput(feature_maps=tuple(features.float() for features in output.feature_maps))
+
+
+def check_domains(sources: list[Domain], targets: list[Domain], args: TrainingArguments) -> None:
+    """Says what was assumed about the domains and what is odd about them, and refuses what would fail at the first
+    evaluation.
+
+    Raises:
+        ValueError: the sources have different classes; the best checkpoint is chosen by a score of no target.
+    """
+    classes = common_classes(sources)
+    if args.process_index == 0:
+        # a source may be a target too
+        for note in dict.fromkeys(note for domain in (*sources, *targets) for note in label_warnings(domain)):
+            print(f"Note: {note}")
+        if len(classes) == 1:
+            warnings.warn(
+                f"There is one class, {classes[0]!r}: every pixel is taken for it, so the mIoU says nothing. Make a "
+                "second class of the background.",
+                stacklevel=2,
+            )
+    scores = ["miou", *(f"{target.name}_miou" for target in targets)]
+    if args.eval_strategy != "no" and args.metric_for_best_model.removeprefix("eval_") not in scores:
+        raise ValueError(
+            f"metric_for_best_model is {args.metric_for_best_model!r}; expected one of {', '.join(scores)}."
+        )
 
 
 def common_classes(sources: list[Domain]) -> tuple[str, ...]:
@@ -127,33 +148,27 @@ def common_classes(sources: list[Domain]) -> tuple[str, ...]:
 
 
 def dataset_sizes(sources: list[Domain]) -> dict[str, int | None]:
-    """How many images each source has; `None` of a stream."""
+    """The number of images of each source; None for a stream."""
     return {source.name: None if source.is_streamed else len(source.dataset) for source in sources}
 
 
 def mixture_weights(sources: list[Domain], weights: dict[str, float] | None) -> list[float] | None:
-    """The weights in the order of the sources."""
+    """The recipe's weights in the order of the sources."""
     names = [source.name for source in sources]
     if weights is not None and sorted(weights) != sorted(names):
         raise ValueError(f"weights names {sorted(weights)}; expected the sources {sorted(names)}.")
     return None if weights is None else [float(weights[name]) for name in names]
 
 
-def parse(argv: list[str]) -> tuple[RecipeArguments, TrainingArguments]:
-    """The command line: a recipe file, and values that replace its own."""
-    if not argv or argv[0].startswith("-"):
-        raise SystemExit(__doc__)
-    try:
-        return read_recipe(argv[0], argv[1:])
-    except (OSError, ValueError) as error:
-        raise SystemExit(str(error)) from error
-
-
-def find_resume_point(values: dict[str, Any], args: TrainingArguments) -> tuple[bool, str | None]:
-    """What [`checkpoints.resume_point`] finds in `output_dir`; the main process finds it out for all."""
+def find_resume_point(
+    recipe: RecipeArguments, args: TrainingArguments, sources: list[Domain]
+) -> tuple[bool, str | None]:
+    """Whether the run in `output_dir` has finished, and the checkpoint to continue from, see
+    [`checkpoints.resume_point`]. The main process finds out and tells the others."""
     found = [None]
     if args.process_index == 0:
-        finished, checkpoint = checkpoints.resume_point(Path(args.output_dir), values, FINAL_WEIGHTS)
+        fixed = {**config_fixed_on_resume(recipe, args), "images": dataset_sizes(sources)}
+        finished, checkpoint = checkpoints.resume_point(Path(args.output_dir), fixed, FINAL_WEIGHTS)
         found = [(finished, checkpoint and str(checkpoint))]
         processes = len(list(checkpoint.glob("rng_state*.pth"))) if checkpoint else args.world_size
         if processes != args.world_size:
@@ -163,6 +178,16 @@ def find_resume_point(values: dict[str, Any], args: TrainingArguments) -> tuple[
                 stacklevel=2,
             )
     return broadcast_object_list(found)[0]
+
+
+def parse(argv: list[str]) -> tuple[RecipeArguments, TrainingArguments]:
+    """The command line: a recipe's file, and values that replace its own."""
+    if not argv or argv[0].startswith("-"):
+        raise SystemExit(__doc__)
+    try:
+        return read_recipe(argv[0], argv[1:])
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""Tiny models, random but seeded; nothing is downloaded."""
+"""Settings of the whole suite, and its fixtures: tiny models with seeded random weights; nothing is downloaded."""
 
 import os
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+# One thread, here and in the processes that tests start: the last bit of a sum depends on the number of threads, and
+# runs are compared bit for bit.
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 import copy
 from collections.abc import Callable
@@ -21,6 +24,9 @@ from tests.support.hub_client import HubClient
 from tests.support.hub_server import HubServer
 from tests.support.models import perturb
 from tests.support.runs import HEAD, write_recipe, write_vit
+
+
+torch.set_num_threads(1)  # if a plugin has imported torch before the variables were set
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +60,7 @@ def segmenter(build):
 
 @pytest.fixture
 def rein_model(segmenter):
-    """The tiny segmenter with Rein, every trainable weight moved away from its initial value."""
+    """The tiny segmenter with Rein; every trainable weight differs from its initial value."""
     model = rein_hf.add_rein(segmenter, rein_hf.ReinConfig(r=4, num_tokens=8))
     perturb(model)
     return model.eval()
@@ -67,7 +73,7 @@ def pixel_values():
 
 @pytest.fixture
 def adapter_folder(rein_model, tmp_path):
-    """What is uploaded of `rein_model`: adapter, naming its backbone by its Hub id, and image processor."""
+    """`rein_model` as it is uploaded: the adapter, which names its backbone by a Hub id, and the image processor."""
     rein_model.peft_config["default"].base_model_name_or_path = "user/vit"
     rein_model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
     rein_hf.build_image_processor().save_pretrained(tmp_path / "adapter")
@@ -100,7 +106,7 @@ def client(hub_and_client):
 
 @dataclass
 class Tunable:
-    """A kind of base model, with what it takes to tune it and to see what it computes."""
+    """A kind of base model: how to build it, to tune it, and to compare what it computes."""
 
     build: Callable[[], torch.nn.Module]
     arguments: dict
@@ -110,14 +116,14 @@ class Tunable:
         return rein_hf.ReinConfig(**{**self.arguments, **kwargs})
 
     def tuned(self, adapter_name: str = "default", seed: int = 0, **kwargs) -> PeftModel:
-        """A new base model with an adapter whose weights are moved away from their initial values."""
+        """A new base model with an adapter whose weights differ from their initial values."""
         model = get_peft_model(self.build(), self.config(**kwargs), adapter_name)
         perturb(model, seed)
         return model.eval()
 
     def output(self, model: torch.nn.Module) -> torch.Tensor:
-        """All that the model computes. The last bit of a CPU matmul depends on whether its weights require gradients,
-        so none may here."""
+        """All outputs of the model as one tensor. No weight requires gradients here: on a CPU the last bit of a matrix
+        product depends on that."""
         model = copy.deepcopy(model).eval().requires_grad_(False)
         output = model(pixel_values=self.pixel_values.to(next(model.parameters()).dtype))
         if "last_hidden_state" in output:
@@ -125,7 +131,7 @@ class Tunable:
         return torch.cat([output.class_queries_logits.flatten(), output.masks_queries_logits.flatten()])
 
     def loss(self, model: torch.nn.Module) -> torch.Tensor:
-        """A loss that gives all of the adapter a gradient, the same for the same weights."""
+        """A loss that depends on every tensor of the adapter; equal weights give equal losses."""
         if not hasattr(model.config, "num_queries"):
             target = torch.linspace(-1, 1, 32)
             return (model(pixel_values=self.pixel_values).last_hidden_state - target).square().mean()
@@ -137,7 +143,7 @@ class Tunable:
 
 @pytest.fixture(params=["vit", "segmenter"])
 def tunable(request, vit_folder, build, pixel_values):
-    """The two kinds of base: a bare `Dinov2Model`, and the segmenter with its head tuned as well."""
+    """The two kinds of base model: a bare `Dinov2Model`, and the segmenter, whose head is tuned as well."""
     if request.param == "segmenter":
         return Tunable(build, {"r": 4, "num_tokens": 8, "modules_to_save": rein_hf.HEAD_MODULES}, pixel_values)
     return Tunable(

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The demo, offline: paint streets, train the head with and without Rein, evaluate on unseen weather, draw.
-# Run again after an interruption, it goes on where it was.
+# The demo, offline: paints streets, trains the head with and without Rein, evaluates on unseen weather, draws pictures.
+# After an interruption the same command continues.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export HF_HUB_OFFLINE=1

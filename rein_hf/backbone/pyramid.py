@@ -202,13 +202,13 @@ class ViTPyramidBackbone(BackboneMixin, ViTPyramidPreTrainedModel):
 def rescale(maps: torch.Tensor, scale: float) -> torch.Tensor:
     """Maps (B, c, H, W) resized bilinearly to `scale` times their size, rounded down.
 
-<<<<<<< HEAD
-    The size is given to `F.interpolate` where that is the same: a scale factor would become a constant when the code
-    is traced, and with it the size.
-=======
-    By size where that is the same: a scale factor would make the size a constant of a traced graph. There, averages of
-    pixels take the place of a scale of 1/2, which they equal to rounding: no test may ask whether a size is odd.
->>>>>>> inference
+    <<<<<<< HEAD
+        The size is given to `F.interpolate` where that is the same: a scale factor would become a constant when the code
+        is traced, and with it the size.
+    =======
+        By size where that is the same: a scale factor would make the size a constant of a traced graph. There, averages of
+        pixels take the place of a scale of 1/2, which they equal to rounding: no test may ask whether a size is odd.
+    >>>>>>> inference
     """
     if scale == 1:
         return maps

@@ -1,17 +1,20 @@
-"""A recipe trained: its file, the Trainer, the optimizer's parameter groups, and checkpoints that survive
-interruptions."""
+"""Training: recipe files, the Trainer, the optimizer's parameter groups, checkpoints that survive interruptions."""
 
 from .optim import param_groups
 from .recipe import TUNINGS, RecipeArguments, config_fixed_on_resume, read_recipe
-from .trainer import FINAL_WEIGHTS, SegmentationTrainer
+from .recipe_sections import LORA, tuning_config
+from .saving import FINAL_WEIGHTS
+from .trainer import SegmentationTrainer
 
 
 __all__ = [
     "FINAL_WEIGHTS",
+    "LORA",
     "RecipeArguments",
     "SegmentationTrainer",
     "TUNINGS",
     "config_fixed_on_resume",
     "param_groups",
     "read_recipe",
+    "tuning_config",
 ]

@@ -1,7 +1,8 @@
-"""Checkpoints of a run that are whole or not there, whatever kills it.
+"""Checkpoints that are either complete or absent, whatever kills the run that writes or deletes them.
 
-A checkpoint is written in a hidden folder beside the others, gets a list of its files with their sizes and checksums,
-and takes its name last, by a rename. One that is deleted loses its name first.
+A checkpoint is written into a hidden folder (`.partial`). When all of its files are there, a manifest with their sizes
+and checksums is added, and the folder is renamed to `checkpoint-STEP`. Before a checkpoint is deleted, it is renamed
+back into the hidden folder.
 """
 
 from __future__ import annotations
@@ -27,18 +28,19 @@ PARTIAL = ".partial"
 
 def resume_point(output_dir: Path, recipe: dict, final: tuple[str, ...]) -> tuple[bool, Path | None]:
     """
-    Makes the folder of a run ready to begin or to go on, without what an interrupted run has left half written.
+    Prepares the folder of a run for its start or its continuation, and says from where it continues. Files that an
+    interrupted run has left half written are removed.
 
     Args:
-        output_dir: of the run.
-        recipe (`dict`): what shapes its weights, as JSON has it; kept as `recipe.json`.
-        final: names of files of which a finished run leaves one.
+        output_dir: folder of the run.
+        recipe (`dict`): values that shape the weights, as JSON represents them; they are kept as `recipe.json`.
+        final: names of weight files; a finished run leaves one of them.
 
     Returns:
-        Whether the run has finished, and if not the checkpoint to go on from, if there is one.
+        Whether the run has finished, and if not, the checkpoint to continue from, or None to start.
 
     Raises:
-        ValueError: the run there is of another recipe, or of an unknown one; all of its checkpoints are damaged.
+        ValueError: the folder holds a run of another recipe, or of an unknown one; all of its checkpoints are damaged.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     discard_partial(output_dir)
@@ -58,21 +60,21 @@ def resume_point(output_dir: Path, recipe: dict, final: tuple[str, ...]) -> tupl
 
 
 def diff_config(before: dict, now: dict) -> str:
-    """What differs between two dictionaries, for people; empty if nothing does."""
+    """The differences between two dictionaries as a text for people; empty if they are equal."""
     keys = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     return "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in keys)
 
 
 @contextmanager
 def explain_disk_errors(output_dir: Path, name: str) -> Iterator[None]:
-    """Says what to do where `name` cannot be written in a folder; what there is of it is removed.
+    """Turns an error while `name` is written into one that says what to do, and removes what was written of it.
 
     Raises:
-        OSError: naming both, the reason and the free space.
+        OSError: names `name`, the folder, the reason, the free space, and the checkpoints that are left.
     """
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch raises the second on a full disk
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch raises a RuntimeError on a full disk
         discard_partial(output_dir)
         free = shutil.disk_usage(output_dir).free / 1e9
         kept = ", ".join(path.name for path in list_checkpoints(output_dir)) or "none"
@@ -83,7 +85,7 @@ def explain_disk_errors(output_dir: Path, name: str) -> Iterator[None]:
 
 
 def write_manifest(folder: Path) -> None:
-    """Writes the list of the files in a folder to its `manifest.json`, and all of them to the disk itself."""
+    """Writes `manifest.json`, the list of the files in a folder, and flushes all of them to the disk."""
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": _sha256(path, sync=True)}
@@ -91,7 +93,7 @@ def write_manifest(folder: Path) -> None:
 
 
 def verify(folder: Path) -> str | None:
-    """What is wrong with a sealed folder, naming the file; None if it is as it was sealed."""
+    """What is wrong with a folder that has a manifest, as a text that names the file; None if all files are intact."""
     path = folder / MANIFEST
     try:
         files = {name: (entry["size"], entry["sha256"]) for name, entry in read_json(path)["files"].items()}
@@ -118,33 +120,33 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
 
 def latest_valid(output_dir: Path) -> Path | None:
     """
-    The newest checkpoint that is whole, or None if there is no checkpoint. Damaged newer ones are set aside as
-    `damaged-checkpoint-N`, with a warning.
+    The newest undamaged checkpoint, or None if there is no checkpoint at all. Damaged newer ones are renamed to
+    `damaged-checkpoint-STEP`, with a warning.
 
     Raises:
-        ValueError: all are damaged. Starting again from nothing would look like going on.
+        ValueError: all checkpoints are damaged. A start from nothing would look like a continuation.
     """
-    found = {}
+    damages = {}
     for folder in reversed(list_checkpoints(output_dir)):
-        reason = verify(folder)
-        if reason is None:
-            for damaged, why in found.items():
+        damage = verify(folder)
+        if damage is None:
+            for damaged, why in damages.items():
                 warnings.warn(f"{damaged.name} is damaged: {why}. Going on from {folder.name}.", stacklevel=2)
                 aside = damaged.with_name(f"damaged-{damaged.name}")
                 shutil.rmtree(aside, ignore_errors=True)
                 damaged.rename(aside)
             return folder
-        found[folder] = reason
-    if found:
+        damages[folder] = damage
+    if damages:
         raise ValueError(
-            f"All checkpoints in {output_dir} are damaged: {'; '.join(found.values())}. Put back the files, or remove "
-            "these folders to start from the beginning."
+            f"All checkpoints in {output_dir} are damaged: {'; '.join(damages.values())}. Put back the files, or "
+            "remove these folders to start from the beginning."
         )
     return None
 
 
 def publish(partial: Path, folder: Path) -> None:
-    """Gives a whole partial folder its name, in place of what has it already."""
+    """Gives a completely written folder its final name; a folder of that name is replaced."""
     write_manifest(partial)
     if folder.exists():
         folder.rename(partial.with_name(f"replaced-{folder.name}"))
@@ -154,8 +156,8 @@ def publish(partial: Path, folder: Path) -> None:
 
 
 def publish_files(partial: Path, folder: Path, last: tuple[str, ...]) -> None:
-    """Moves the files of a partial folder into one that holds others, those named `last` after all others: where
-    they are, the others are."""
+    """Moves the files of a partial folder into a folder that may hold others. The files named `last` are moved after
+    all others, so their presence proves that all have arrived."""
     for path in sorted(partial.iterdir(), key=lambda path: path.name in last):
         _sha256(path, sync=True)
         os.replace(path, folder / path.name)
@@ -164,27 +166,27 @@ def publish_files(partial: Path, folder: Path, last: tuple[str, ...]) -> None:
 
 
 def delete_old(output_dir: Path, number: int | None, best: Path | None) -> None:
-    """Deletes all checkpoints but the newest ones and, besides, the best one. All are kept if `number` is None."""
+    """Deletes all checkpoints except the `number` newest ones and the best one. All are kept if `number` is None."""
     for folder in list_checkpoints(output_dir)[:-number] if number else []:
         if folder != best:
             delete_checkpoint(folder)
 
 
 def delete_checkpoint(folder: Path) -> None:
-    """Deletes a folder so that no half of it can be taken for whole."""
-    doomed = partial_folder(folder)
-    doomed.parent.mkdir(exist_ok=True)
-    folder.rename(doomed)
-    shutil.rmtree(doomed.parent)
+    """Deletes a checkpoint so that a half-deleted one is never taken for a complete one."""
+    renamed = partial_folder(folder)
+    renamed.parent.mkdir(exist_ok=True)
+    folder.rename(renamed)
+    shutil.rmtree(renamed.parent)
 
 
 def partial_folder(folder: Path) -> Path:
-    """Where a folder is written before it has its name."""
+    """Where a folder is written before it gets its final name."""
     return folder.parent / PARTIAL / folder.name
 
 
 def discard_partial(output_dir: Path) -> None:
-    """Removes what an interrupted run has left of a folder that has no name yet."""
+    """Removes folders that an interrupted run has left without their final name."""
     shutil.rmtree(Path(output_dir) / PARTIAL, ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""Losses and weights that are not finite, found before they do harm."""
+"""Finds losses and weights that are infinite or not a number before they damage a run."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from torch.distributed.tensor import DTensor
 
 class LossGuard:
     """
-    Watches the losses of a step. Whether all are finite is computed on the device and copied without waiting; it is
-    asked for when the backward pass is on its way, so a device is never left idle for it. One number is reduced per
-    step, and all processes get the same answer.
+    Checks that the losses of a step are finite, without making the device wait: the check is computed on the device,
+    copied asynchronously, and read only after the backward pass has been queued. One number is reduced per step, so
+    all processes get the same answer.
 
     Args:
-        accelerator: of the run.
+        accelerator: the `Accelerator` of the run.
     """
 
     def __init__(self, accelerator: Accelerator):
         self.accelerator = accelerator
         self.losses: list[tuple[torch.Tensor, list[str], dict[str, Any]]] = []
+        # how many losses of the step are not finite, on the CPU once the event `_copied` has happened
         self._count, self._copied = None, None
 
     def watch(self, loss: torch.Tensor, names: list[str], batch: dict[str, Any]) -> None:
-        """To be called with the loss of each micro-batch, before its backward pass."""
-        if self._count is not None:  # of the step before
+        """Takes the loss of a micro-batch; to be called before its backward pass."""
+        if self._count is not None:  # the previous step is over
             self.losses, self._count, self._copied = [], None, None
         self.losses.append((loss.detach(), names, batch))
         if self.accelerator.sync_gradients:
@@ -41,15 +42,19 @@ class LossGuard:
                 self._copied.record()
 
     def found(self) -> bool:
-        """Whether any process has a loss in this step that is not finite; to be asked before the optimizer's step."""
+        """Whether a loss of this step is not finite in any process; to be called before the optimizer's step."""
         if self._copied is not None:
             self._copied.synchronize()
         return bool(self._count)
 
     def save(self, folder: Path, step: int) -> str:
-        """Writes the batches of such losses as safetensors (lists of tensors as `name.0`, `name.1`, ...), and says in
-        a sentence what they are. All processes call it."""
-        rank, mine = self.accelerator.process_index, []
+        """Writes the batches whose losses are not finite as safetensors (lists of tensors as `name.0`, `name.1`, ...).
+        All processes have to call it.
+
+        Returns:
+            A sentence for people with the step, losses, images and files of all processes.
+        """
+        rank, descriptions = self.accelerator.process_index, []
         for index, (loss, names, batch) in enumerate(self.losses):
             if loss.isfinite():
                 continue
@@ -59,12 +64,12 @@ class LossGuard:
                 tensors |= {name: tensor.cpu().contiguous() for name, tensor in values.items()}
             file = f"batch-{rank}-{index}.safetensors"
             save_file(tensors, folder / file, metadata={"samples": "\n".join(names), "loss": str(loss.item())})
-            mine.append(f"{loss.item()} for {', '.join(names) or 'unnamed images'} ({file})")
-        return f"The loss of step {step} is {'; '.join(gather_object(mine))}."
+            descriptions.append(f"{loss.item()} for {', '.join(names) or 'unnamed images'} ({file})")
+        return f"The loss of step {step} is {'; '.join(gather_object(descriptions))}."
 
 
 def non_finite_parameters(model: nn.Module, accelerator: Accelerator) -> list[str]:
-    """Names of the trainable parameters that hold a value that is not finite, in any process."""
+    """Names of the trainable parameters that hold an infinite value or NaN in any process."""
     names, finite = [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

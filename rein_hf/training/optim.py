@@ -1,4 +1,4 @@
-"""The parameter groups of the authors' configuration. Its schedule is transformers' `polynomial`, see the recipes."""
+"""The parameter groups of the authors' configuration. Their learning rate schedule is transformers' `polynomial`."""
 
 from __future__ import annotations
 
@@ -13,42 +13,44 @@ NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
 
 
 def param_groups(model: nn.Module, lr: float, weight_decay: float, backbone_lr_factor: float = 0.1) -> list[dict]:
-    """Trainable parameters in groups of one learning rate and weight decay.
+    """The trainable parameters in groups, each with one learning rate and one weight decay.
 
-    No decay for norms, level embedding, Rein's tokens and scale; everything else decays, biases and the pixel
-    decoder's level encoding included. Parameters of the backbone itself, which train in full fine-tuning only, learn
-    at a tenth of the rate: without that full fine-tuning collapses.
+    Norms, the transformer decoder's level embedding, Rein's tokens and its scale have no weight decay; everything else
+    has, including biases and the pixel decoder's level embedding. Parameters of the backbone itself (not of an
+    adapter in it), which train in full fine-tuning only, have a tenth of the learning rate: at the full rate, full
+    fine-tuning collapses.
 
     Args:
         model: a segmenter, with or without adapter.
         lr (`float`): learning rate of the head and of Rein.
-        weight_decay (`float`): for whatever decays.
+        weight_decay (`float`): of the parameters that have one.
         backbone_lr_factor (`float`): factor of the backbone's learning rate.
 
     Returns:
-        For a `torch.optim` optimizer: dicts of `params`, `lr`, `weight_decay` and, to read them by, `names`.
+        Groups for a `torch.optim` optimizer: dicts of `params`, `lr`, `weight_decay`, and `names` for people.
 
     Raises:
         ValueError: nothing in the model is trainable.
     """
     modules = dict(model.named_modules())
-    adapters = {
+    is_rein = {  # by the prefix of the adapter's parameters
         f"{name}.{part}.": isinstance(module, ReinLayer)
         for name, module in modules.items()
         if isinstance(module, BaseTunerLayer)
         for part in module.adapter_layer_names
     }
-    of_adapter, of_rein = tuple(adapters), tuple(prefix for prefix, rein in adapters.items() if rein)
-    backbones = tuple(name + "." for name, module in modules.items() if isinstance(module, ViTPyramidBackbone))
+    adapter_prefixes, rein_prefixes = tuple(is_rein), tuple(prefix for prefix, rein in is_rein.items() if rein)
+    backbone_prefixes = tuple(f"{name}." for name, module in modules.items() if isinstance(module, ViTPyramidBackbone))
     groups: dict[tuple[float, float], dict] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         owner = modules[name.rpartition(".")[0]]
-        is_token_or_scale = name.startswith(of_rein) and isinstance(owner, nn.ParameterDict)
+        is_token_or_scale = name.startswith(rein_prefixes) and isinstance(owner, nn.ParameterDict)
         is_level_embedding = "transformer_module.level_embed." in name
         decay = 0.0 if isinstance(owner, NORMS) or is_token_or_scale or is_level_embedding else weight_decay
-        rate = lr * backbone_lr_factor if name.startswith(backbones) and not name.startswith(of_adapter) else lr
+        is_backbone = name.startswith(backbone_prefixes) and not name.startswith(adapter_prefixes)
+        rate = lr * backbone_lr_factor if is_backbone else lr
         group = groups.setdefault((rate, decay), {"params": [], "lr": rate, "weight_decay": decay, "names": []})
         group["params"].append(parameter)
         group["names"].append(name)

@@ -1,9 +1,10 @@
-"""A recipe: a YAML file of `RecipeArguments` and transformers.TrainingArguments; what it leaves out is the paper's."""
+"""Recipes: YAML files of `RecipeArguments` and transformers' `TrainingArguments`; the rest is as in the paper."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import difflib
+import inspect
 import json
 import os
 from collections.abc import Sequence
@@ -13,14 +14,17 @@ from typing import Any, TypedDict, get_type_hints
 import torch
 from huggingface_hub.dataclasses import validate_typed_dict
 from huggingface_hub.errors import StrictDataclassFieldValidationError
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import HfArgumentParser, TrainingArguments, get_scheduler
+from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
 from ..files import parse_yaml, read_yaml
+from .recipe_keys import check_needs, check_trainer_keys
+from .recipe_sections import check_sections, mend_numbers, suggestion
 
 
 @dataclasses.dataclass
 class RecipeArguments:
-    backbone: str = dataclasses.field(metadata={"help": "Pretrained DINOv2: folder or Hub id."})
+    backbone: str = dataclasses.field(metadata={"help": "Pretrained vision transformer: folder or Hub id."})
     train: list[str] = dataclasses.field(metadata={"help": "Source domains, described as in rein_hf.data."})
     weights: dict | None = dataclasses.field(
         default=None, metadata={"help": "Share of the samples by source; by default each image is seen alike."}
@@ -45,7 +49,7 @@ class RecipeArguments:
     eval_limit: int | None = dataclasses.field(default=None, metadata={"help": "Images per domain while training."})
 
 
-# Ways to tune the backbone; the head trains alike in all.
+# Ways to tune the backbone. The head is trained alike in all of them.
 TUNINGS = ("rein", "lora", "frozen", "full")
 
 # The paper's recipe, and what transformers' Trainer needs to leave segmentation batches alone.
@@ -62,39 +66,49 @@ DEFAULTS = {
     "metric_for_best_model": "miou",
     "logging_nan_inf_filter": False,  # it would hide such a loss from the log, and waits for the device at every step
     "report_to": "none",
-    "hub_strategy": "end",  # the stock Trainer pushes checkpoints with its arguments pickled
+    "hub_strategy": "end",  # the others push checkpoints, with pickled arguments
 }
 
-# What shapes the weights beside the recipe's own arguments, and may not change when a run goes on. Whatever is not
-# here may: how often it logs, saves and evaluates, where it runs and on how many processes.
+# Values that shape the weights beside the recipe's own arguments, and may not change when a run continues. All others
+# may: how often it logs, saves and evaluates, where it runs and on how many processes.
 FIXED_ON_RESUME = (
     "max_steps seed learning_rate weight_decay lr_scheduler_type lr_scheduler_kwargs warmup_steps max_grad_norm "
     "adam_beta1 adam_beta2 adam_epsilon load_best_model_at_end"
 ).split()
 
-# 1 at least, each of them.
+# Keys whose values are 1 at least.
 POSITIVE_KEYS = ("crop", "patch_size", "num_queries", "max_steps", "eval_limit", "total_batch_size")
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> tuple[RecipeArguments, TrainingArguments]:
-    """A recipe file and what replaces its values.
+    """Reads a recipe's file and the values that replace its own. Nothing but the file is read.
 
     Args:
         path: the YAML file.
-        overrides: pairs of `--KEY` and a value in YAML; `--rein.r` is the key `r` in the dictionary `rein`.
+        overrides: pairs of `--KEY` and a value in YAML; `--rein.r` is the key `r` of the dictionary `rein`.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no YAML; a key is unknown or missing; a value is of another kind than its key's, or makes no
-            sense there; the batch cannot be divided among the processes.
+        ValueError: it is no YAML; a key is unknown, missing, or would have no effect; a value has another type than
+            its key's, or makes no sense there; the batch cannot be divided among the processes.
     """
     world_size = int(os.environ.get("WORLD_SIZE", 1))
-    values = {**DEFAULTS, "output_dir": f"outputs/{Path(path).stem}", **read_yaml(path)}
+    file = read_yaml(path)
     try:
-        _apply_overrides(values, overrides)
-        _validate(values)
+        given = _with_overrides(file, overrides)
+        _check_types(file)
+        _check_types(given)
+        overridden = {key.removeprefix("--").partition(".")[0] for key in overrides[::2]}
+        defaults = {**_defaults(TrainingArguments), **_defaults(RecipeArguments), **DEFAULTS}
+        check_trainer_keys(given, defaults)
+        check_needs(file, given, overridden, defaults)
+        values = _with_defaults(given, f"outputs/{Path(path).stem}")
+        _check_values(values)
         values.update(_split_batch(values, world_size))
         recipe, args = HfArgumentParser((RecipeArguments, TrainingArguments)).parse_dict(values)
+        _check_optimizer(args)
+        if args.mixed_precision == "fp16" and args.device.type == "cpu":
+            raise ValueError("fp16 is given, but has no effect on a CPU; use bf16.")
         if args.world_size != world_size:
             raise ValueError(
                 f"{args.world_size} process(es) found each other; expected {world_size}, as were launched."
@@ -105,17 +119,29 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe
 
 
 def config_fixed_on_resume(recipe: RecipeArguments, args: TrainingArguments) -> dict[str, Any]:
-    """What may not change when a run goes on, as JSON: the recipe but for its evaluation, and `FIXED`."""
+    """What may not change when a run continues, as JSON: the recipe without its evaluation, and `FIXED_ON_RESUME`."""
     values = {key: value for key, value in dataclasses.asdict(recipe).items() if not key.startswith("eval")}
-    values["mixed_precision"] = args.mixed_precision  # of the recipe or, where it says nothing, of the launcher
+    values["mixed_precision"] = args.mixed_precision  # the recipe's or, where it says nothing, the launcher's
     stock = args.to_dict()
     return json.loads(json.dumps(values | {key: stock[key] for key in FIXED_ON_RESUME}))
 
 
-def _apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Puts the values of the command line in the place of the file's."""
+def _defaults(arguments: type) -> dict[str, Any]:
+    """The default of every field that has one."""
+    values = {}
+    for field in dataclasses.fields(arguments):
+        if field.default is not dataclasses.MISSING:
+            values[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            values[field.name] = field.default_factory()
+    return values
+
+
+def _with_overrides(file: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The values of the file, with those of the command line in their place."""
     if len(overrides) % 2 or not all(key.startswith("--") for key in overrides[::2]):
         raise ValueError(f"expected pairs of --KEY VALUE; found {list(overrides)}.")
+    values = copy.deepcopy(file)
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         *outer, inner = key.removeprefix("--").split(".")
         place = values
@@ -125,36 +151,85 @@ def _apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
             if not isinstance(place, dict):
                 raise ValueError(f"{key} is given, but {name} is {place!r}; expected keys with values there.")
         place[inner] = parse_yaml(value, f"{key} {value}")
+    return values
 
 
-def _validate(values: dict[str, Any]) -> None:
-    """Refuses what is no recipe; mends what YAML reads otherwise than it is meant."""
+def _check_types(values: dict[str, Any]) -> None:
+    """Refuses unknown keys and values of another type than their keys'; mends what YAML reads otherwise than meant."""
     known = {**get_type_hints(RecipeArguments), **get_type_hints(TrainingArguments)}
-    for key in values.keys() - known.keys():
-        close = difflib.get_close_matches(str(key), known, n=1)
-        raise ValueError(f"unknown key {key!r}{f', did you mean {close[0]!r}?' if close else '.'}")
-    if values.get("hub_token"):
-        raise ValueError("a hub_token does not belong in a recipe or on a command line; log in with `hf auth login`.")
+    for key in values:
+        if key not in known:
+            raise ValueError(f"unknown key {key!r}{suggestion(key, known)}")
+    mend_numbers(values, known)
     for key, value in values.items():
-        kind = str(known[key])
-        if "float" in kind and ("str" not in kind and isinstance(value, str) or type(value) is int):
-            values[key] = float(value)  # YAML reads 1e-4 as text, and 1 as a whole number
-        if value is False and "bool" not in kind:
-            values[key] = "no"  # and no as false
-    lacking = {"backbone", "train"} - values.keys()
-    if lacking:
-        raise ValueError(f"{sorted(lacking)} missing.")
+        if value is False and "bool" not in str(known[key]):
+            values[key] = "no"  # which YAML reads as false
     validate_typed_dict(TypedDict("Recipe", known, total=False), values)
+
+
+def _with_defaults(given: dict[str, Any], output_dir: str) -> dict[str, Any]:
+    """A recipe's values, and the paper's where it gives none."""
+    values = {**_defaults(RecipeArguments), **copy.deepcopy(DEFAULTS), "output_dir": output_dir, **given}
+    kind, kwargs = values["lr_scheduler_type"], given.get("lr_scheduler_kwargs") or {}
+    if not isinstance(kwargs, dict):
+        raise ValueError(f"lr_scheduler_kwargs is {kwargs!r}; expected keys with values.")
+    if kind == DEFAULTS["lr_scheduler_type"]:
+        kwargs = DEFAULTS["lr_scheduler_kwargs"] | kwargs
+    elif kind in ("reduce_lr_on_plateau", "greedy"):
+        kwargs = {"mode": "max"} | kwargs  # they follow the mIoU, of which transformers expects that less is better
+    return {**values, "lr_scheduler_kwargs": kwargs}
+
+
+def _check_values(values: dict[str, Any]) -> None:
+    """Refuses values that make no sense, alone or together, before anything is loaded."""
+    missing = sorted(key for key in ("backbone", "train") if not values.get(key))
+    if missing:
+        raise ValueError(f"{missing} missing.")
     for key in POSITIVE_KEYS:
-        if values.get(key) is not None and values[key] < 1:
+        if values[key] is not None and values[key] < 1:
             raise ValueError(f"{key} is {values[key]}; expected 1 at least.")
-    if values.get("tuning", TUNINGS[0]) not in TUNINGS:
+    if values["tuning"] not in TUNINGS:
         raise ValueError(f"tuning is {values['tuning']!r}; expected one of {', '.join(TUNINGS)}.")
+    dtype, tuning = values["backbone_dtype"], values["tuning"]
+    if dtype != "float32" and (dtype != "bfloat16" or tuning == "full"):
+        raise ValueError(
+            f"backbone_dtype is {dtype!r} with tuning {tuning!r}; expected float32, or bfloat16 for a backbone that "
+            "does not train."
+        )
+    weights = values["weights"]
+    if weights is not None and not all(isinstance(weight, int | float) and weight > 0 for weight in weights.values()):
+        raise ValueError(f"weights are {weights}; expected a positive number for each source.")
+    check_sections(values)
+    evaluates = [key for key in ("eval_strategy", "eval_on_start") if values.get(key, "no") not in ("no", False)]
+    if evaluates and not values["evaluate"]:
+        raise ValueError(f"{evaluates[0]} is {values[evaluates[0]]!r}, but evaluate names no domain to evaluate on.")
+    if values.get("save_strategy") == "best" and "eval_strategy" not in evaluates:
+        raise ValueError("save_strategy is 'best', but eval_strategy is 'no': no checkpoint would be the best.")
+
+
+def _check_optimizer(args: TrainingArguments) -> None:
+    """Refuses values that AdamW or the schedule of its learning rate would refuse once everything is loaded."""
+    kind, kwargs = args.lr_scheduler_type, args.lr_scheduler_kwargs or {}
+    parameters = inspect.signature(TYPE_TO_SCHEDULER_FUNCTION[kind]).parameters
+    known = parameters.keys() - {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
+    for key in kwargs:
+        if "kwargs" not in known and key not in known:
+            name = f"lr_scheduler_kwargs.{key}"
+            hint = suggestion(key, known, "lr_scheduler_kwargs.")
+            raise ValueError(f"unknown key {name!r} of lr_scheduler_type {kind.value}{hint}")
+    if kwargs.get("mode", "max") != "max":
+        raise ValueError(f"lr_scheduler_kwargs.mode is {kwargs['mode']!r}; expected 'max': a greater mIoU is better.")
+    betas = (args.adam_beta1, args.adam_beta2)
+    optimizer = torch.optim.AdamW([torch.zeros(1)], args.learning_rate, betas, args.adam_epsilon, args.weight_decay)
+    try:
+        get_scheduler(kind, optimizer, args.get_warmup_steps(args.max_steps), args.max_steps, kwargs)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"lr_scheduler_type {kind.value} with lr_scheduler_kwargs {kwargs}: {error}") from error
 
 
 def _split_batch(values: dict[str, Any], world_size: int) -> dict[str, Any]:
     """The batch of a step divided among the processes, and where they run."""
-    total = values.get("total_batch_size", RecipeArguments.total_batch_size)
+    total = values["total_batch_size"]
     per_device = values.get("per_device_train_batch_size", max(total // world_size, 1))
     if per_device < 1 or total % (per_device * world_size):
         raise ValueError(
@@ -163,8 +238,8 @@ def _split_batch(values: dict[str, Any], world_size: int) -> dict[str, Any]:
     return {
         "per_device_train_batch_size": per_device,
         "gradient_accumulation_steps": total // (per_device * world_size),
-        # said nowhere, processes would not find each other
+        # processes that are not told where they run would not find each other
         "use_cpu": values.get("use_cpu", not torch.accelerator.is_available()),
-        # all that trains is used in every step, but for what full fine-tuning trains along
-        "ddp_find_unused_parameters": values.get("ddp_find_unused_parameters", values.get("tuning") == "full"),
+        # every trainable parameter is used in every step, except in full fine-tuning
+        "ddp_find_unused_parameters": values.get("ddp_find_unused_parameters", values["tuning"] == "full"),
     }

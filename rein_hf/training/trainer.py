@@ -1,67 +1,91 @@
-"""The stock Trainer, with the recipe's optimizer, the protocol's evaluation, and nothing lost on the way."""
+"""The stock Trainer with the recipe's optimizer, the protocol's evaluation, and checkpoints that are never half."""
 
 from __future__ import annotations
 
-import pickle
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer
+from torch import nn
+from transformers import TrainingArguments
 
 from ..backbone import backbone_of
 from ..data import Domain
 from ..evaluation import evaluate_domain
 from ..head import ReinCriterion, pixel_loss
 from ..labels import IGNORE
-from . import checkpoints
-from .divergence import LossGuard, non_finite_parameters
+from .divergence import LossGuard
 from .optim import param_groups
+from .saving import CheckpointingTrainer
 
 
-# The file that is written last: where it is, a run has finished.
-FINAL_WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
+def use_one_device(args: TrainingArguments) -> None:
+    """Keeps the stock Trainer from wrapping the model in `DataParallel`, which would multiply the batch by the number
+    of visible GPUs."""
+    if args.n_gpu > 1:
+        warnings.warn(
+            f"{args.n_gpu} GPUs are visible, and one process trains on one of them. To train on all with the same "
+            "batch: accelerate launch --config_file recipes/accelerate/gpus.yaml "
+            f"--num_processes {args.n_gpu} recipes/train.py RECIPE",
+            stacklevel=3,
+        )
+        args._n_gpu = 1
 
 
-class SegmentationTrainer(Trainer):
+class SegmentationTrainer(CheckpointingTrainer):
     """
-    The stock Trainer but for this: the optimizer has the recipe's parameter groups; evaluation runs windows over whole
-    images and reduces confusion matrices, where the stock one would gather label maps of unequal sizes; checkpoints
-    are whole or not there, the best one by mean mIoU stays beside the newest `save_total_limit`, and is saved at its
-    evaluation if it would not be otherwise; a loss that is not finite stops the run before it changes a weight; images
-    without a labelled pixel are counted; the losses of a step are divided by what is in all of it, however it is split
-    between processes and micro-batches; `activation_checkpointing` is the backbone's and Rein's.
+    The stock Trainer with these differences:
+
+    - The optimizer is AdamW with the recipe's parameter groups.
+    - Evaluation runs windows over whole images and sums confusion matrices over processes. The stock one would gather
+      label maps, which have unequal sizes.
+    - A checkpoint is complete or absent, see [`CheckpointingTrainer`]; the best one is that of the highest mean mIoU.
+    - A loss that is not finite stops the run before it changes a weight.
+    - The losses of a step are divided by the number of masks (or pixels) of the whole step, so they do not depend on
+      how the step is split between processes and micro-batches.
+    - Images without a labelled pixel are counted.
+    - `activation_checkpointing` covers the backbone and Rein, not the head.
+    - One process trains on one device: the stock Trainer would multiply the batch by the number of visible GPUs.
 
     Args:
         model: from [`build_segmenter`], with or without adapter.
-        domains (`list[Domain]`): to evaluate on.
-        eval_limit (`int`, *optional*): images per domain.
-        args, kwargs: of the stock Trainer. Batches may hold `samples`, the names of their images.
+        args (`TrainingArguments`): of the stock Trainer.
+        domains (`list[Domain]`): what to evaluate on.
+        eval_limit (`int`, *optional*): number of images to evaluate per domain.
+        kwargs: further arguments of the stock Trainer. Batches may hold `samples`, the names of their images.
 
     Raises:
-        FloatingPointError: in training, where the loss or a weight is not finite.
-        ValueError: in training, where a checkpoint to go on from holds pickled code.
-        OSError: in training, where a checkpoint cannot be written.
+        FloatingPointError: in training, when a loss is not finite.
+        ValueError: in evaluation, without domains.
     """
 
-    def __init__(self, *args, domains: list[Domain], eval_limit: int | None = None, **kwargs):
-        # the stock Trainer wants an eval_dataset as soon as there is an evaluation strategy
-        super().__init__(*args, eval_dataset={domain.name: domain.dataset for domain in domains} or None, **kwargs)
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        *,
+        domains: list[Domain],
+        eval_limit: int | None = None,
+        **kwargs,
+    ):
+        use_one_device(args)
+        # the stock Trainer requires an eval_dataset as soon as there is an evaluation strategy
+        datasets = {domain.name: domain.dataset for domain in domains} or None
+        super().__init__(model, args, eval_dataset=datasets, **kwargs)
         self.domains, self.eval_limit = domains, eval_limit
-        # none in a head that classifies pixels: the stock Trainer hands out what their loss is divided by
+        # a head that classifies pixels has no ReinCriterion: the stock Trainer passes `pixel_loss` its divisor
         self.criterion = next((module for module in self.model.modules() if isinstance(module, ReinCriterion)), None)
         if self.criterion is None:
             self.compute_loss_func = pixel_loss
-        # the stock head refuses checkpointing for the whole model; the backbone is where activations pile up
+        # the stock head refuses checkpointing of the whole model; most activations are the backbone's
         self.model.activation_checkpointing_enable = backbone_of(self.model).activation_checkpointing_enable
         if self.is_fsdp_enabled:
-            # FSDP2 asks for embeddings of words, and takes the stock model's refusal for an error
+            # FSDP2 asks for the word embeddings, of which the stock model says by an exception that it has none
             self.model.get_input_embeddings = lambda: None
-        self._guard = LossGuard(self.accelerator)
-        self._unlabelled = torch.zeros((), device=self.args.device)
-        self._partial_dir: Path | None = None
+        self._loss_guard = LossGuard(self.accelerator)
+        self._num_unlabelled = torch.zeros((), device=self.args.device)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -72,39 +96,32 @@ class SegmentationTrainer(Trainer):
             )
         return self.optimizer
 
-    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
-        try:
-            return super().train(resume_from_checkpoint, **kwargs)
-        except pickle.UnpicklingError as error:
-            raise ValueError(
-                f"{resume_from_checkpoint} holds more than tensors and numbers in its optimizer.pt, scheduler.pt or "
-                f"rng_state.pth, which nothing here has written; none of it was run. {error}"
-            ) from error
-
     # ---- a step ----
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device):
-        """Counts images without a labelled pixel, and tells the criterion what the losses of the step are divided by,
-        over all its micro-batches and processes."""
+        """The micro-batches of a step. Counts images without a labelled pixel, and sets what the criterion divides its
+        losses by to the average over all micro-batches and processes of the step."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.criterion is None:
             unlabelled = sum((label == IGNORE).all() for batch in batches for label in batch["labels"])
-            self._unlabelled += self.accelerator.reduce(torch.as_tensor(unlabelled, device=device), reduction="sum")
+            self._num_unlabelled += self.accelerator.reduce(
+                torch.as_tensor(unlabelled, device=device), reduction="sum"
+            )
             return batches, num_items
         labels = [batch["class_labels"] for batch in batches]
-        totals = [sum(column) for column in zip(*map(self.criterion.totals, labels), strict=True)]
+        divisors = [sum(column) for column in zip(*map(self.criterion.totals, labels), strict=True)]
         unlabelled = sum(len(classes) == 0 for batch in labels for classes in batch)
-        numbers = self.accelerator.reduce(torch.tensor([*totals, unlabelled], device=device), reduction="sum")
-        count = len(batches) * self.accelerator.num_processes
-        self.criterion.averages = numbers[:2] / count if count > 1 else None
-        self._unlabelled += numbers[2]
+        sums = self.accelerator.reduce(torch.tensor([*divisors, unlabelled], device=device), reduction="sum")
+        num_micro_batches = len(batches) * self.accelerator.num_processes
+        self.criterion.averages = sums[:2] / num_micro_batches if num_micro_batches > 1 else None
+        self._num_unlabelled += sums[2]
         return batches, num_items
 
     def compute_loss(self, model, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch=None):
         inputs = dict(inputs)
         names = inputs.pop("samples", [])
         result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        self._guard.watch(result[0] if return_outputs else result, names, inputs)
+        self._loss_guard.watch(result[0] if return_outputs else result, names, inputs)
         return result
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
@@ -112,37 +129,43 @@ class SegmentationTrainer(Trainer):
         if self.accelerator.sync_gradients:
             if self.criterion is not None:
                 self.criterion.averages = None
-            if self._guard.found():
-                self._stop()
+            if self._loss_guard.found():
+                self._stop_at_bad_loss()
         return loss
 
-    def _stop(self) -> None:
-        """Saves weights, which the step has not changed, and batches, and says so."""
+    def _stop_at_bad_loss(self) -> None:
+        """Saves the weights, which the step has not changed, and its batches, and ends the run."""
         step = self.state.global_step + 1
         folder = Path(self.args.output_dir) / f"non-finite-loss-{step}"
-        with self._written_beside(folder) as partial:
+        with self._write_then_rename(folder) as partial:
             self.save_model(str(partial))
-            report = self._guard.save(partial, step)
+            report = self._loss_guard.save(partial, step)
         raise FloatingPointError(
             f"{report} No weight was changed by the step. {folder} holds the weights before it and the batches; the "
-            "last checkpoint is whole, and the same command comes to the same step again."
+            "last checkpoint is complete, and the same command comes to the same step again."
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As the stock one, with the number of images without a labelled pixel since the last time, if there are any;
-        at the end, of the run."""
-        found = int(self._unlabelled.item())
-        self._unlabelled.zero_()
-        if "train_loss" in logs:
-            found += sum(entry.get("unlabelled_images", 0) for entry in self.state.log_history)
-        if found:
-            logs["unlabelled_images"] = found
+        """As the stock one, with the number of images without a labelled pixel since the last entry if there were any;
+        the final entry has that of the whole run."""
+        count = int(self._num_unlabelled.item())
+        self._num_unlabelled.zero_()
+        if "train_loss" in logs:  # the final entry
+            count += sum(entry.get("unlabelled_images", 0) for entry in self.state.log_history)
+        if count:
+            logs["unlabelled_images"] = count
         super().log(logs, start_time)
 
     # ---- evaluation ----
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """mIoU in percent of each domain, and their unweighted mean."""
+        """mIoU in percent of each domain, and their unweighted mean.
+
+        Raises:
+            ValueError: the trainer has no domains.
+        """
+        if not self.domains:
+            raise ValueError("There is no domain to evaluate on; give some to the trainer, in a recipe by `evaluate`.")
         was_training = self.model.training
         self.model.eval()
         scores = {}
@@ -158,72 +181,7 @@ class SegmentationTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
-        is_best = super()._determine_best_metric(metrics, trial)
-        if is_best and self.args.save_strategy != "no":
-            self.control.should_save = True  # at other steps than the evaluation's, other weights would be saved
-        return is_best
-
-    # ---- what is saved ----
-
     def _save_checkpoint(self, model, trial) -> None:
-        if self._unlabelled.item():
-            self.log({})  # into the state that is saved
-        wrong = non_finite_parameters(self.model, self.accelerator)
-        if wrong:
-            raise FloatingPointError(
-                f"After step {self.state.global_step} the weights {wrong[:3]} ({len(wrong)} in all) are not finite; "
-                "no checkpoint is written. The last one is whole."
-            )
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        best = folder.with_name(f"checkpoint-{self.state.best_global_step}")
-        with self._written_beside(folder) as partial:
-            self._partial_dir = partial.parent
-            try:
-                super()._save_checkpoint(model, trial)
-            finally:
-                self._partial_dir = None
-            # the stock method has looked for the best one beside the partial one
-            self.state.best_model_checkpoint = str(best) if best == folder or best.is_dir() else None
-            if self.args.should_save:
-                self.state.save_to_json(str(partial / "trainer_state.json"))
-        if self.args.should_save:
-            checkpoints.delete_old(folder.parent, self.args.save_total_limit, best)
-
-    def _get_output_dir(self, trial) -> str:
-        return str(self._partial_dir or super()._get_output_dir(trial))
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As the stock one; the model of a finished run is written beside and gets its place last."""
-        if output_dir is not None:
-            return super().save_model(output_dir, _internal_call)
-        output_dir = Path(self.args.output_dir)
-        partial = checkpoints.partial_folder(output_dir / "model")
-        with checkpoints.explain_disk_errors(output_dir, "The final model"):
-            super().save_model(str(partial), _internal_call=True)  # pushes nothing yet
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                checkpoints.publish_files(partial, output_dir, last=FINAL_WEIGHTS)
-        self.accelerator.wait_for_everyone()
-        if self.args.push_to_hub and not _internal_call:
-            self.push_to_hub(commit_message="Model save")
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        # the stock arguments are pickled; nothing reads them, and nobody should
-        (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
-
-    @contextmanager
-    def _written_beside(self, folder: Path) -> Iterator[Path]:
-        """A folder for all processes to write in, which becomes `folder` when they are done."""
-        partial = checkpoints.partial_folder(folder)
-        with checkpoints.explain_disk_errors(folder.parent, folder.name):
-            if self.args.should_save:
-                checkpoints.discard_partial(folder.parent)
-                partial.mkdir(parents=True)
-            self.accelerator.wait_for_everyone()
-            yield partial
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                checkpoints.publish(partial, folder)
-        self.accelerator.wait_for_everyone()
+        if self._num_unlabelled.item():
+            self.log({})  # the count goes into the state that is saved
+        super()._save_checkpoint(model, trial)

@@ -2,9 +2,9 @@
 
     python -m tests.measure.kill_runs [--kills 20] [--seed 0]
 
-Each run is a forked process that gets SIGKILL at a random time of a phase: a step, an evaluation, the writing of a
-checkpoint or of the final model. How long phases take is measured in the run that is left alone; a process says by a
-pipe which one it is in.
+Each run is a forked process that gets SIGKILL at a random moment of a phase: of a step, of an evaluation, or while a
+checkpoint or the final model is written. The durations of the phases are measured in the run that is left alone. A
+process says through a pipe when a phase begins and ends.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ class KillArguments:
     seed: int = 0
 
 
-# The methods whose calls are the phases.
+# The phases, and the methods whose calls they are.
 PHASES = {"step": "training_step", "evaluation": "evaluate", "save": "_save_checkpoint", "final save": "save_model"}
 
 
 def main(args: KillArguments) -> int:
-    """Prints the table, and returns how many runs did not end with equal weights."""
+    """Prints a table, and returns how many runs did not end with equal weights."""
     rng = np.random.default_rng(args.seed)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         values = {"max_steps": 6, "save_steps": 2, "eval_strategy": "steps", "eval_steps": 3, "eval_limit": 2}
         recipe = write_recipe(folder, str(write_vit(folder / "vit")), **values)
-        durations = measured(recipe, folder / "straight")
+        durations = measure_phases(recipe, folder / "uninterrupted")
         counts, failures = Counter(), []
         for index in range(args.kills):
             phase = list(PHASES)[index % len(PHASES)]
@@ -51,15 +51,15 @@ def main(args: KillArguments) -> int:
             delay = float(rng.uniform(0, durations[phase][call]))
             out = folder / f"run-{index}"
             killed = kill(recipe, out, phase, call, delay)
-            left = [path.name for path in checkpoints.list_checkpoints(out)]
+            kept = [path.name for path in checkpoints.list_checkpoints(out)]
             partial = (out / checkpoints.PARTIAL).exists()
             process = start(recipe, out, None)
             process.join()
-            same = process.exitcode == 0 and equal_adapters(folder / "straight", out)
-            when = f"{phase} {call + 1}, {1000 * delay:.0f} of {1000 * durations[phase][call]:.0f} ms"
-            what = f"{'killed' if killed else 'had finished'}, left {', '.join(left) or 'nothing'}"
-            what += f"{' and a partial folder' if partial else ''}: {'bit-equal' if same else 'DIFFERENT'}"
-            print(f"{index + 1:3} {when:32} {what}", flush=True)
+            same = process.exitcode == 0 and equal_adapters(folder / "uninterrupted", out)
+            moment = f"{phase} {call + 1}, {1000 * delay:.0f} of {1000 * durations[phase][call]:.0f} ms"
+            outcome = f"{'killed' if killed else 'had finished'}, left {', '.join(kept) or 'nothing'}"
+            outcome += f"{' and a partial folder' if partial else ''}: {'bit-equal' if same else 'DIFFERENT'}"
+            print(f"{index + 1:3} {moment:32} {outcome}", flush=True)
             counts[phase, killed, same] += 1
             failures += [] if same else [index]
     print("\n| killed in | runs | had finished already | bit-equal in the end |\n|---|---|---|---|")
@@ -72,7 +72,7 @@ def main(args: KillArguments) -> int:
 
 
 def start(recipe: Path, out: Path, pipe) -> multiprocessing.Process:
-    """A run in a process of its own, which announces the beginnings and ends of its phases."""
+    """Starts a run in a process of its own, which says through the pipe when its phases begin and end."""
     process = multiprocessing.get_context("fork").Process(target=_run, args=(recipe, out, pipe))
     process.start()
     return process
@@ -89,24 +89,24 @@ def _run(recipe: Path, out: Path, pipe) -> None:
 
 def _announced(method, phase: str, pipe):
     def announced(self, *args, **kwargs):
-        final = phase != "final save" or not args  # the model of a checkpoint is a part of its phase
-        if final:
+        is_phase = phase != "final save" or not args  # with arguments, save_model is a part of a checkpoint's save
+        if is_phase:
             pipe.send((phase, "begins", time.monotonic()))
         result = method(self, *args, **kwargs)
-        if final:
+        if is_phase:
             pipe.send((phase, "ends", time.monotonic()))
         return result
 
     return announced
 
 
-def measured(recipe: Path, out: Path) -> dict[str, list[float]]:
-    """Seconds of each call of each phase in a run that is left alone."""
-    ours, theirs = multiprocessing.Pipe(duplex=False)
-    process = start(recipe, out, theirs)
-    theirs.close()
+def measure_phases(recipe: Path, out: Path) -> dict[str, list[float]]:
+    """The seconds that each call of each phase takes in a run that is left alone."""
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process = start(recipe, out, sender)
+    sender.close()
     begun, durations = {}, defaultdict(list)
-    for phase, what, now in _received(ours):
+    for phase, what, now in _received(receiver):
         if what == "begins":
             begun[phase] = now
         else:
@@ -116,11 +116,11 @@ def measured(recipe: Path, out: Path) -> dict[str, list[float]]:
 
 
 def kill(recipe: Path, out: Path, phase: str, call: int, delay: float) -> bool:
-    """Starts a run and kills it a while after the beginning of a call; whether it still ran then."""
-    ours, theirs = multiprocessing.Pipe(duplex=False)
-    process = start(recipe, out, theirs)
-    theirs.close()
-    for found, what, _ in _received(ours):
+    """Starts a run and kills it `delay` seconds after a call of a phase has begun; returns whether it still ran."""
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process = start(recipe, out, sender)
+    sender.close()
+    for found, what, _ in _received(receiver):
         if (found, what) == (phase, "begins"):
             if call == 0:
                 time.sleep(delay)
@@ -128,7 +128,7 @@ def kill(recipe: Path, out: Path, phase: str, call: int, delay: float) -> bool:
                 break
             call -= 1
     process.join()
-    ours.close()
+    receiver.close()
     return process.exitcode == -signal.SIGKILL
 
 

@@ -1,10 +1,10 @@
-"""Memory and speed of a training step: float32, bfloat16, checkpointing, a backbone in bfloat16.
+"""Measures memory and time of a training step: float32, bfloat16, checkpointing, a backbone in bfloat16.
 
     python -m tests.measure.memory_table [--vit small] [--crop 256] [--batch 2] [--rounds 3]
 
-A ViT with random weights and the paper's head. Saved bytes are what autograd keeps for the backward pass, with the
-inputs of what is checkpointed and without parameters; the peak is of resident memory, of steps in a process of their
-own, beyond what the model took. Times are medians of steps of all kinds in turn.
+The model is a ViT with random weights and the paper's head. "Saved" is what autograd keeps for the backward pass: with
+the inputs of checkpointed blocks, without parameters. "Peak" is the peak of resident memory during steps in a process
+of their own, without the memory of the model. Times are medians; steps of all kinds run in turn.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class MemoryArguments:
     rounds: int = 3
 
 
-# autocast, checkpointing, type of the backbone
+# kind of step: (autocast, checkpointing, dtype of the backbone)
 KINDS = {
     "float32": (False, False, "float32"),
     "float32, checkpointing": (False, True, "float32"),
@@ -69,11 +69,11 @@ def main(args: MemoryArguments) -> dict[str, dict[str, float]]:
             start = time.perf_counter()
             step(models[kind], args, autocast)
             seconds[kind].append(time.perf_counter() - start)
-    slowest = statistics.median(seconds["float32"])
+    reference = statistics.median(seconds["float32"])
     print(f"ViT-{args.vit}, {args.crop}x{args.crop}, batch {args.batch}")
     print("| step | saved, MB | of it in the backbone | weights, MB | peak, MB | time |\n|---|---|---|---|---|---|")
     for kind, row in rows.items():
-        row["time"] = statistics.median(seconds[kind]) / slowest
+        row["time"] = statistics.median(seconds[kind]) / reference
         print(
             f"| {kind} | {row['saved'] / 1e6:.0f} | {row['in the backbone'] / 1e6:.1f} | {row['weights'] / 1e6:.0f} | "
             f"{row['peak'] / 1e6:.0f} | {row['time']:.2f} |"
@@ -95,7 +95,7 @@ def backbone_of(model: torch.nn.Module) -> ViTPyramidBackbone:
 
 
 def step(model: torch.nn.Module, args: MemoryArguments, autocast: bool) -> torch.Tensor:
-    """Forward and backward; returns the loss."""
+    """Runs forward and backward, and returns the loss."""
     torch.manual_seed(0)
     pixels = torch.randn(args.batch, 3, args.crop, args.crop)
     masks = torch.nn.functional.one_hot(torch.randint(8, (args.batch, args.crop, args.crop))).permute(0, 3, 1, 2)
@@ -108,12 +108,12 @@ def step(model: torch.nn.Module, args: MemoryArguments, autocast: bool) -> torch
 
 
 def saved_for_backward(model: torch.nn.Module, args: MemoryArguments, autocast: bool) -> dict[str, float]:
-    """Bytes that autograd keeps, and those of the weights."""
+    """The bytes that autograd keeps, in all and in the backbone, and those of the weights."""
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept, inside, backbone = {}, {}, backbone_of(model)
-    alive = []  # an address that is free again would be counted once for two tensors
+    kept, kept_in_backbone, backbone = {}, {}, backbone_of(model)  # storage address -> bytes
+    alive = []  # keeps the storages, so that no address is used twice
 
-    def count(tensor):
+    def count_bytes(tensor):
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in parameters:
             alive.append(storage)
@@ -126,23 +126,23 @@ def saved_for_backward(model: torch.nn.Module, args: MemoryArguments, autocast: 
         functions = [block._gradient_checkpointing_func for block in blocks]
         for block, function in zip(blocks, functions, strict=True):
 
-            def counted(forward, *inputs, function=function):
+            def counting(forward, *inputs, function=function):
                 for tensor in filter(torch.is_tensor, inputs):
-                    count(tensor)
+                    count_bytes(tensor)
                 return function(forward, *inputs)
 
-            block._gradient_checkpointing_func = counted
+            block._gradient_checkpointing_func = counting
         yield
         for block, function in zip(blocks, functions, strict=True):
             block._gradient_checkpointing_func = function
 
-    hook = backbone.register_forward_hook(lambda *_: inside.update(kept))
-    with inputs_counted(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+    hook = backbone.register_forward_hook(lambda *_: kept_in_backbone.update(kept))
+    with inputs_counted(), torch.autograd.graph.saved_tensors_hooks(count_bytes, lambda tensor: tensor):
         step(model, args, autocast)
     hook.remove()
     return {
         "saved": sum(kept.values()),
-        "in the backbone": sum(inside.values()),
+        "in the backbone": sum(kept_in_backbone.values()),
         "weights": sum(parameter.nbytes for parameter in model.parameters()),
     }
 

@@ -1,4 +1,4 @@
-"""recipes/assess.py: a grid of tiny runs, its table and figure, and what it does not do twice."""
+"""recipes/assess.py: a grid of tiny runs, its table and figure; finished cells are not run again."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""recipes/benchmark.py: every variant runs, and what is written of it is what was measured."""
+"""recipes/benchmark.py: every variant runs, and the files hold what was measured."""
 
 import json
 from functools import partial
@@ -31,7 +31,7 @@ def run(out, *argv: str) -> dict:
 
 @pytest.fixture
 def no_process(monkeypatch):
-    """Peaks without processes, which would not have the tiny backbone."""
+    """A fixed peak: the process that measures it would not have the tiny backbone."""
     monkeypatch.setattr(benchmark, "peak_memory", lambda make, device: 7_000_000)
 
 
@@ -82,7 +82,7 @@ def test_a_later_call_adds_to_the_folder(tmp_path, no_process):
 
 
 def test_stock_is_transformers_own():
-    """Head and loss of the variants that ours are compared to."""
+    """The variants with the stock head and loss have none of this library's modules."""
     ours, stock = (build_model(TINY, "rein", stock=stock) for stock in (False, True))
     replaced = {ReinCriterion, *FAST_MODULES.values()}
     assert replaced & {type(module) for module in ours.modules()} == replaced
@@ -101,7 +101,7 @@ def test_the_step_trains_and_inference_does_not(monkeypatch):
 
 
 def test_ratios_are_of_each_turn():
-    """Twice the other's time in every turn, whatever slowed both."""
+    """A variant that takes twice the other's time in every turn has the ratio 2, however long the turns were."""
     other = [1.0, 9.0, 2.0, 30.0, 4.0]
     found = {
         "batch": 4,
@@ -144,7 +144,7 @@ def test_arguments_that_make_no_sense_are_refused(tmp_path, argv, message):
 
 
 def allocating(megabytes: int):
-    """Needs more while it is made than in its calls."""
+    """A call that needs less memory than its preparation."""
     torch.ones(2 * megabytes * 2**20, dtype=torch.uint8)
     return lambda: torch.ones(megabytes * 2**20, dtype=torch.uint8)
 
@@ -154,7 +154,7 @@ def failing():
 
 
 @pytest.mark.slow
-def test_growth_is_of_the_calls_alone():
+def test_peak_memory_is_that_of_the_calls_alone():
     found = [costs.peak_memory(partial(allocating, megabytes)) / 2**20 for megabytes in (100, 300)]
     assert found[0] == pytest.approx(100, abs=20) and found[1] == pytest.approx(300, abs=20)
     with pytest.raises(RuntimeError, match="ended with exit code 3"):

@@ -1,14 +1,14 @@
-"""recipes/train.py: a recipe from its file to a saved adapter, and what it does when it is interrupted or misspelt."""
+"""recipes/train.py: from a recipe's file to a saved adapter; interrupted runs and mistakes in recipes."""
 
+import dataclasses
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
 import rein_hf
-from recipes import train
+from recipes import evaluate, train
 from rein_hf.training import SegmentationTrainer
 from tests.support.runs import adapter_weights, run_recipe
 
@@ -69,7 +69,7 @@ def test_baselines_train_the_head_alike(recipe, tmp_path, vit_folder, tuning, tr
 
 
 def test_lora_is_a_baseline_that_loads_like_rein(recipe, tmp_path):
-    """It learns at the full rate, its base is recorded, and it is read again by what was saved alone."""
+    """It has the full learning rate, records its base model, and loads from its own folder alone."""
     trainer = run_recipe(recipe, "--tuning", "lora", "--lora", "{r: 2}")
     rates = {name: group["lr"] for group in trainer.optimizer.param_groups for name in group.get("names", [])}
     lora = [name for name in rates if ".lora_" in name]
@@ -111,11 +111,15 @@ def test_fewer_images_at_once_are_accumulated_to_the_same_batch(recipe):
         (["--tuning", "vpt"], "tuning is 'vpt'; expected one of rein, lora, frozen, full"),
         (["--max_steps"], r"tiny.yaml: expected pairs of --KEY VALUE; found \['--max_steps'\]"),
         (["--per_device_train_batch_size", "3"], "total_batch_size 2 is not a multiple of 3 images on each of 1 proc"),
-        (["--rein.rank", "3"], "rank"),
+        (["--rein.rank", "3"], "tiny.yaml: unknown key 'rein.rank'"),
         (["--rein.num_tokens", "9"], "num_tokens is 9, but the model has 8 object queries"),
         (["--crop", "-16"], "tiny.yaml: crop is -16; expected 1 at least"),
         (["--max_steps", "0"], "tiny.yaml: max_steps is 0; expected 1 at least"),
         (["--train", "[/nowhere]"], "nowhere.*holds no image"),
+        (
+            ["--eval_strategy", "steps", "--metric_for_best_model", "unseen_miou"],
+            "metric_for_best_model is 'unseen_miou'; expected one of miou, seen_miou",
+        ),
         (["--weights", "{daat: 1}"], r"weights names \['daat'\]; expected the sources \['data'\]"),
     ],
 )
@@ -130,13 +134,35 @@ def test_yaml_traps(recipe):
     assert args.learning_rate == 1e-4 and args.save_strategy == "no"
 
 
-def test_every_recipe_in_the_repository_parses():
-    files = sorted(Path("recipes/configs").glob("*.yaml")) + sorted(Path("recipes/demo").glob("*.yaml"))
-    assert files
-    for path in files:
-        recipe, args = train.parse([str(path), "--use_cpu", "true", "--bf16", "false"])
-        assert recipe.train and recipe.backbone, path
-        assert json.dumps(recipe.head or {}) and args.max_steps > 0
+def test_what_was_assumed_and_what_is_odd_is_said_at_the_start(recipe, tmp_path, capsys):
+    run_recipe(recipe, "--max_steps", "1")
+    assert capsys.readouterr().out.count(f"Note: {tmp_path / 'data'} has no classes.json") == 1
+    names = ["road", "car"]
+    (tmp_path / "data" / "classes.json").write_text(json.dumps({"names": names, "ignore_id": 255}))
+    for path in (tmp_path / "data" / "labels").iterdir():
+        Image.new("L", (96, 72), 255 * (path.stem > "2")).save(path)
+    run_recipe(recipe, "--max_steps", "1", "--output_dir", str(tmp_path / "masks"))
+    said = capsys.readouterr().out
+    assert "no classes.json" not in said
+    assert "Note: data: the labels hold nothing but 0 (road) and 255" in said
+    assert said.count("nothing but 0 (road)") == 2  # of the source `data` and of the target `seen`
+
+
+def test_one_class_says_nothing(recipe, tmp_path):
+    (tmp_path / "data" / "classes.json").write_text(json.dumps({"names": ["road"], "ignore_id": 255}))
+    for path in (tmp_path / "data" / "labels").iterdir():
+        Image.new("L", (96, 72)).save(path)
+    with pytest.warns(UserWarning, match="There is one class, 'road': every pixel is taken for it"):
+        trainer = run_recipe(recipe, "--max_steps", "1", "--eval_strategy", "steps", "--eval_steps", "1")
+    assert trainer.state.log_history[0]["eval_miou"] == 100
+
+
+def test_evaluation_in_another_precision_follows_in_the_same_process(recipe, tmp_path):
+    run_recipe(recipe, "--bf16", "true", "--max_steps", "1")
+    arguments = evaluate.EvaluationArguments([str(tmp_path / "out")], [f"seen={tmp_path / 'data'}"], str(tmp_path))
+    for bf16 in (False, True):
+        found = evaluate.main(dataclasses.replace(arguments, bf16=bf16, limit=1, sheet_rows=0))
+        assert 0 <= found[str(tmp_path / "out")]["seen"]["mean_iou"] <= 1
 
 
 def test_sources_of_different_classes_are_refused(recipe, tmp_path):

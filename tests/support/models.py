@@ -5,7 +5,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 
 def perturb(model: torch.nn.Module, seed: int = 0) -> None:
-    """Moves every trainable weight, so that a tensor lost on the way would be seen."""
+    """Changes every trainable weight, so that a tensor that is not saved or loaded makes a difference."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -1,4 +1,4 @@
-"""What test_processes.py runs as two processes,
+"""The program that tests/training/test_processes.py runs as two processes:
 `torchrun --nproc_per_node 2 -m tests.support.processes KIND RECIPE FOLDER`. KIND is ddp or fsdp2."""
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STEPS = ("--max_steps", "5", "--total_batch_size", "4", "--logging_steps", "1", 
 
 
 class Gradients(TrainerCallback):
-    """Keeps what the optimizer gets."""
+    """Keeps the gradients that the optimizer gets."""
 
     def __init__(self):
         self.found: dict[str, torch.Tensor] = {}
@@ -40,7 +40,7 @@ class Gradients(TrainerCallback):
 
 @contextmanager
 def same_points():
-    """All masks get the same points, so that it does not matter in which process and order they are drawn."""
+    """Gives all masks the same random points, so that the process and the order of drawing do not matter."""
     rand = torch.rand
 
     def same(*shape, device=None, **kwargs):
@@ -54,7 +54,7 @@ def same_points():
 
 
 def trained(recipe: Path, out: Path, *overrides: str) -> SegmentationTrainer:
-    """A run of five steps of four samples; its losses and gradients lie beside its weights."""
+    """Trains five steps of four samples, and saves losses and gradients beside the weights."""
     gradients = Gradients()
     make = SegmentationTrainer.__init__
     with (
@@ -73,14 +73,14 @@ def trained(recipe: Path, out: Path, *overrides: str) -> SegmentationTrainer:
 
 
 def confusion(trainer: SegmentationTrainer) -> torch.Tensor:
-    """Of the first domain's five images, a number that two processes cannot halve."""
+    """The confusion matrix of five images of the first domain; two processes get unequal numbers of them."""
     domain = trainer.domains[0]
     found = evaluate_domain(trainer.model, trainer.processing_class, domain, trainer.accelerator, limit=5)
     return torch.as_tensor(found[domain.name].confusion)
 
 
 def non_finite(recipe: Path, out: Path) -> str:
-    """What a run says whose second process gets a bad image in the third step."""
+    """The error of a run whose second process gets an image with an infinite pixel in the third step."""
     collate, calls = samples.Collator.__call__, []
 
     def poisoned(self, batch):
@@ -99,7 +99,7 @@ def non_finite(recipe: Path, out: Path) -> str:
 
 
 def interrupted(recipe: Path, out: Path) -> None:
-    """A run that ends in its fourth step and goes on, and beside it one that nothing interrupts."""
+    """A run that is interrupted in its fourth step and continued, and beside it one that is not interrupted."""
     step, calls = SegmentationTrainer.training_step, []
 
     def ends(self, *args, **kwargs):
@@ -120,8 +120,8 @@ def interrupted(recipe: Path, out: Path) -> None:
 
 @contextmanager
 def fsdp2():
-    """FSDP2 as accelerate launch asks for it. accelerate 1.15 wraps nothing on a CPU, though torch can: for its
-    choice, and no longer, the kind of process group is another."""
+    """FSDP2 as `accelerate launch` requests it. accelerate 1.15 does not shard on a CPU although torch can, so it is
+    told, while it decides, that the processes have XPUs."""
     environment = {
         "ACCELERATE_USE_FSDP": "true",
         "FSDP_VERSION": "2",

@@ -1,4 +1,4 @@
-"""A tiny run of recipes/train.py: its backbone, its data, its recipe file."""
+"""A tiny run of recipes/train.py: its backbone, its data and its recipe file."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def write_vit(folder: Path) -> Path:
 
 
 def write_recipe(folder: Path, vit: str, **values) -> Path:
-    """A recipe file of four steps on six painted rectangles, with other values where given."""
+    """A recipe file of four steps on six images of rectangles; `values` replace its own."""
     rng = np.random.default_rng(0)
     data = folder / "data"
     (data / "images").mkdir(parents=True)
@@ -69,7 +69,7 @@ def write_recipe(folder: Path, vit: str, **values) -> Path:
 
 
 def run_recipe(recipe: Path, *overrides: str):
-    """What `python recipes/train.py RECIPE OVERRIDES` does, in this process."""
+    """Does in this process what `python recipes/train.py RECIPE OVERRIDES` does."""
     return train.main(*train.parse([str(recipe), *overrides]))
 
 

@@ -1,4 +1,4 @@
-"""rein_hf.checkpoints: whole, or not there."""
+"""Checkpoints are complete or absent."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""rein_hf.optim: learning rate and weight decay by what a parameter is."""
+"""Parameter groups: learning rate and weight decay of each kind of parameter."""
 
 import pytest
 

@@ -1,9 +1,9 @@
-"""The same run in one process, in two, in micro-batches and sharded. `tests.support.processes` is what two
-processes run.
+"""The same run in one process, in two, in micro-batches and sharded. `tests.support.processes` is the program of the
+two processes.
 
-Random points are the same for all masks here, since which mask gets which depends on the order of drawing. Tolerances
-are for float32 and of the largest value: 1e-6 for losses, 1e-4 for gradients. Weights are compared with Adam's epsilon
-at 1e-3: at 1e-8 its first steps are the sign of a gradient, also of one that is rounding alone.
+All masks have the same random points here, since the order of drawing would decide which mask gets which. Tolerances
+are relative to the largest value, in float32: 1e-6 for losses, 1e-4 for gradients. Adam's epsilon is 1e-3: with 1e-8
+its first steps are the signs of the gradients, also of gradients that are nothing but rounding errors.
 """
 
 import os
@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def recipe(folder, vit_folder):
-    """One image has no labelled pixel, one a single class, so that batches differ in their numbers of masks."""
+    """One image has no labelled pixel and one a single class, so that batches have different numbers of masks."""
     path = write_recipe(folder, vit_folder, adam_epsilon=EPSILON, learning_rate=1e-2)
     for index, value in ((1, 255), (4, 10)):
         Image.fromarray(np.full((72, 96), value, np.uint8)).save(folder / "data" / "labels" / f"{index}.png")
@@ -41,16 +41,16 @@ def recipe(folder, vit_folder):
 
 @pytest.fixture(scope="module")
 def whole(recipe, folder):
-    """One process, four images at once."""
+    """The run of one process with four images at once."""
     return trained(recipe, folder / "whole")
 
 
 def two_processes(kind, recipe, folder):
-    """The folder, filled by both."""
+    """Runs two processes, and returns the folder with their files."""
     # the address, for machines that cannot resolve their own name: the two would wait for each other
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local_addr", "127.0.0.1"]
     command += ["--nproc_per_node", "2", "-m", "tests.support.processes", kind, str(recipe), str(folder)]
-    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     with open(folder / f"{kind}.log", "w+") as log:
         launcher = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
@@ -77,7 +77,7 @@ def fsdp2(recipe, folder):
 
 
 def assert_same_run(folder, other):
-    """Losses and gradients of five steps, and the weights after them."""
+    """Compares losses and gradients of five steps and the final weights with those of one process."""
     seen, expected = load_file(other / "seen.safetensors"), load_file(folder / "whole" / "seen.safetensors")
     assert seen.keys() == expected.keys() and len(expected["losses"]) == 5
     torch.testing.assert_close(seen["losses"], expected["losses"], rtol=1e-6, atol=0)
@@ -111,7 +111,7 @@ def test_two_processes_count_what_one_does(ddp, folder, whole):
 
 
 def test_shards_are_one_model(fsdp2, ddp, folder, whole):
-    """FSDP2; what it saves is whole and loads without it."""
+    """FSDP2: what it saves is not sharded and loads without it."""
     assert_same_run(folder, folder / "fsdp2")
     assert {name: t.shape for name, t in adapter_weights(folder / "fsdp2").items()} == {
         name: t.shape for name, t in adapter_weights(folder / "ddp").items()

@@ -1,4 +1,4 @@
-"""rein_hf.trainer through recipes/train.py: what is saved and gone on from, and what stops a run."""
+"""The trainer, through recipes/train.py: what it saves, how a run continues, and what stops it."""
 
 import errno
 import json
@@ -26,11 +26,11 @@ EVERY_STEP = ("--save_steps", "1", "--save_total_limit", "3")
 
 
 class Killed(BaseException):
-    """What no handler of ours may catch."""
+    """Ends a run like a signal: no handler may catch it."""
 
 
 def kill(monkeypatch, owner, name: str, call: int, after: bool = False) -> None:
-    """Ends the run in a call of a function, the first being 1; the next run is left alone."""
+    """Ends the run in the given call of a function, counted from 1. Later calls, of the next run, are not affected."""
     function, calls = getattr(owner, name), []
 
     def killed(*args, **kwargs):
@@ -45,7 +45,7 @@ def kill(monkeypatch, owner, name: str, call: int, after: bool = False) -> None:
 
 @pytest.fixture(scope="module")
 def straight(vit_folder, tmp_path_factory) -> Path:
-    """The folder of a run that nothing interrupted. The data of all recipes are alike, so its weights are theirs."""
+    """The folder of a run that was not interrupted. All recipes have the same data, so they give the same weights."""
     folder = tmp_path_factory.mktemp("straight")
     run_recipe(write_recipe(folder, vit_folder))
     return folder / "out"
@@ -53,7 +53,7 @@ def straight(vit_folder, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def finished(recipe, straight, tmp_path) -> Path:
-    """That folder, as if `recipe` had filled it."""
+    """A copy of that folder, as if `recipe` had made it."""
     shutil.copytree(straight, tmp_path / "out")
     values = checkpoints.read_json(straight / "recipe.json") | {"train": [str(tmp_path / "data")]}
     checkpoints.write_json(tmp_path / "out" / "recipe.json", values)
@@ -97,9 +97,9 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_weights(recipe, tmp_path,
 
 @pytest.mark.slow
 def test_a_killed_process(recipe, tmp_path, straight):
-    """The command itself, killed when a save is to be seen; `python -m tests.measure.kill_runs` kills more."""
+    """The command itself, killed as soon as it saves; `python -m tests.measure.kill_runs` kills at more moments."""
     command = [sys.executable, "recipes/train.py", str(recipe), *EVERY_STEP]
-    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     for sign in ("out/.partial/checkpoint-1", "out/checkpoint-2"):
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None and not (tmp_path / sign).exists():
@@ -111,7 +111,7 @@ def test_a_killed_process(recipe, tmp_path, straight):
     assert equal_adapters(straight, tmp_path / "out")
 
 
-def test_a_damaged_checkpoint_is_passed_over(recipe, tmp_path, straight, monkeypatch):
+def test_a_damaged_checkpoint_is_skipped(recipe, tmp_path, straight, monkeypatch):
     with monkeypatch.context() as patch:
         kill(patch, SegmentationTrainer, "training_step", 4)
         with pytest.raises(Killed):
@@ -213,7 +213,7 @@ def test_a_run_that_saved_nothing_may_be_corrected(recipe, tmp_path, monkeypatch
 
 
 def test_the_best_checkpoint_stays_beside_the_newest(recipe, tmp_path, monkeypatch):
-    """Evaluations at 1, 2, ... 6 find these scores; saved is every third step, the newest one is kept."""
+    """Evaluations at the steps 1 to 6 have these scores; every third step is saved, and the newest one kept."""
     scores = [10.0, 40.0, 30.0, 20.0, 40.0, float("nan")]
 
     class Metric:
@@ -259,7 +259,7 @@ def test_the_best_weights_can_be_the_final_ones(recipe, tmp_path, monkeypatch):
 
 
 def test_nothing_that_is_saved_is_pickled_code(straight):
-    """Optimizer, schedule and random states load with weights_only; the stock Trainer's pickled arguments are gone."""
+    """Optimizer, schedule and random states load with weights_only; there are no pickled arguments."""
     assert not list(straight.rglob("training_args.bin")) and not list(straight.rglob("*.pkl"))
     files = [path for path in straight.rglob("*") if path.suffix in (".pt", ".pth", ".bin")]
     assert {path.name for path in files} == {"optimizer.pt", "scheduler.pt", "rng_state.pth"}
@@ -270,12 +270,35 @@ def test_nothing_that_is_saved_is_pickled_code(straight):
             torch.load(path, weights_only=True)
 
 
+# ---- devices ----
+
+
+def test_one_process_trains_on_one_of_several_gpus(recipe, straight, tmp_path, monkeypatch):
+    """The stock Trainer would wrap the model in `DataParallel` and take twice the recipe's batch."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.warns(
+        UserWarning, match="2 GPUs are visible, and one process trains on one of them.*--num_processes 2"
+    ):
+        trainer = run_recipe(recipe, "--use_cpu", "false")
+    assert trainer.args.n_gpu == 1 and trainer._train_batch_size == 2
+    assert trainer.model_wrapped is trainer.model and equal_adapters(straight, tmp_path / "out")
+
+
+# ---- evaluation ----
+
+
+def test_a_trainer_without_domains_does_not_evaluate(recipe):
+    trainer = run_recipe(recipe, "--evaluate", "[]", "--max_steps", "1")
+    with pytest.raises(ValueError, match="There is no domain to evaluate on"):
+        trainer.evaluate()
+
+
 # ---- divergence ----
 
 
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_changes_a_weight(recipe, tmp_path, monkeypatch, accumulate):
-    """The third step meets an image of nan, and none of the others is named with accumulation."""
+    """The third step has an image with a NaN; with accumulation, only the micro-batch of that image is named."""
     out = tmp_path / "out"
     collate = rein_hf.data.samples.Collator.__call__
     seen = []
@@ -346,7 +369,7 @@ def test_images_without_a_labelled_pixel_are_counted_over_interruptions(recipe, 
     assert expected > 1 and trainer.state.log_history[-1]["unlabelled_images"] == expected
 
 
-def test_another_number_of_processes_is_no_secret(recipe, tmp_path, straight, monkeypatch):
+def test_another_number_of_processes_is_announced(recipe, tmp_path, straight, monkeypatch):
     with monkeypatch.context() as patch:
         kill(patch, SegmentationTrainer, "training_step", 4)
         with pytest.raises(Killed):

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 import rein_hf
-from recipes import train
+from rein_hf.training import LORA
 
 
 VITS = {
@@ -92,7 +92,7 @@ def test_lora():
             rein_hf.ViTPyramidConfig(backbone_config=Dinov2Config(**VITS["L"], patch_size=16, image_size=512))
         )
         level = torch.nn.ModuleDict({"pixel_level_module": torch.nn.ModuleDict({"encoder": encoder})})
-        model = get_peft_model(level, LoraConfig(**train.LORA))
+        model = get_peft_model(level, LoraConfig(**LORA))
     assert sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad) == 786_432
 
 

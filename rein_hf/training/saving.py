@@ -1,0 +1,109 @@
+"""The stock Trainer with checkpoints that are complete or absent, and never hold pickled code."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from transformers import Trainer
+
+from . import checkpoints
+from .divergence import non_finite_parameters
+
+
+# Weights of the final model: the file that a run writes last, so its presence says that the run has finished.
+FINAL_WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
+
+
+class CheckpointingTrainer(Trainer):
+    """
+    The stock Trainer, except for what it saves and reads again: whatever is saved is written into a hidden folder and
+    renamed when it is complete (see [`rein_hf.training.checkpoints`]); the best checkpoint is kept beside the newest
+    `save_total_limit`, and is saved at its evaluation even if no save is due; weights that are not finite are never
+    saved as a checkpoint; nothing is pickled but tensors and numbers.
+
+    Raises:
+        FloatingPointError: in training, when a weight to save is not finite.
+        ValueError: in training, when the checkpoint to continue from holds pickled code.
+        OSError: in training, when something cannot be written.
+    """
+
+    # parent of the checkpoint folder that is being written
+    _partial_dir: Path | None = None
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
+        try:
+            return super().train(resume_from_checkpoint, **kwargs)
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                f"{resume_from_checkpoint} holds more than tensors and numbers in its optimizer.pt, scheduler.pt or "
+                f"rng_state.pth, which this library never writes; no code in it was run. {error}"
+            ) from error
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
+        is_best = super()._determine_best_metric(metrics, trial)
+        if is_best and self.args.save_strategy != "no":
+            self.control.should_save = True  # now: a later step has other weights
+        return is_best
+
+    def _save_checkpoint(self, model, trial) -> None:
+        wrong = non_finite_parameters(self.model, self.accelerator)
+        if wrong:
+            raise FloatingPointError(
+                f"After step {self.state.global_step} the weights {wrong[:3]} ({len(wrong)} in all) are not finite; "
+                "no checkpoint is written. The last one is complete."
+            )
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        best = folder.with_name(f"checkpoint-{self.state.best_global_step}")
+        with self._write_then_rename(folder) as partial:
+            self._partial_dir = partial.parent
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._partial_dir = None
+            # the stock method has looked for the best checkpoint in the hidden folder
+            self.state.best_model_checkpoint = str(best) if best == folder or best.is_dir() else None
+            if self.args.should_save:
+                self.state.save_to_json(str(partial / "trainer_state.json"))
+        if self.args.should_save:
+            checkpoints.delete_old(folder.parent, self.args.save_total_limit, best)
+
+    def _get_output_dir(self, trial) -> str:
+        return str(self._partial_dir or super()._get_output_dir(trial))
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As the stock one; but the final model is written into a hidden folder, and moved when it is complete."""
+        if output_dir is not None:
+            return super().save_model(output_dir, _internal_call)
+        output_dir = Path(self.args.output_dir)
+        partial = checkpoints.partial_folder(output_dir / "model")
+        with checkpoints.explain_disk_errors(output_dir, "The final model"):
+            super().save_model(str(partial), _internal_call=True)  # which does not push to the Hub
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                checkpoints.publish_files(partial, output_dir, last=FINAL_WEIGHTS)
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save")
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        # the stock Trainer pickles its arguments; nothing reads them, and reading them could run code
+        (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
+
+    @contextmanager
+    def _write_then_rename(self, folder: Path) -> Iterator[Path]:
+        """Gives all processes a hidden folder to write into, which becomes `folder` when all are done."""
+        partial = checkpoints.partial_folder(folder)
+        with checkpoints.explain_disk_errors(folder.parent, folder.name):
+            if self.args.should_save:
+                checkpoints.discard_partial(folder.parent)
+                partial.mkdir(parents=True)
+            self.accelerator.wait_for_everyone()
+            yield partial
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                checkpoints.publish(partial, folder)
+        self.accelerator.wait_for_everyone()

@@ -1,0 +1,207 @@
+"""rein_hf.training.recipe: every key has an effect, or is refused with the reason before anything is loaded."""
+
+import copy
+import dataclasses
+
+import pytest
+import yaml
+from transformers import TrainingArguments
+
+import rein_hf.data
+from recipes import train
+from rein_hf.training import read_recipe
+from rein_hf.training import recipe as recipe_module
+from rein_hf.training.recipe_keys import COMPUTED, NEEDS, REFUSED, USABLE
+
+
+FIELDS = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_loaded(monkeypatch):
+    def load(*args, **kwargs):
+        pytest.fail("something was loaded")
+
+    monkeypatch.setattr(train, "load_domain", load)
+    monkeypatch.setattr(train, "build_segmenter", load)
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A function that writes a recipe file of the given values."""
+
+    def write(**values):
+        path = tmp_path / "own.yaml"
+        path.write_text(yaml.safe_dump({"backbone": "vit", "train": ["data"], "use_cpu": True, **values}))
+        return path
+
+    return write
+
+
+def refusal(path, *overrides) -> str:
+    with pytest.raises(ValueError) as error:
+        read_recipe(path, overrides)
+    assert str(error.value).startswith(f"{path}: ")
+    return str(error.value).removeprefix(f"{path}: ")
+
+
+def test_every_field_of_transformers_is_decided_once():
+    decided = [*USABLE, *REFUSED, *COMPUTED]
+    assert len(decided) == len(set(decided)) and set(decided) == FIELDS
+    known = FIELDS | {field.name for field in dataclasses.fields(rein_hf.training.RecipeArguments)}
+    assert NEEDS.keys() <= known - REFUSED.keys() - COMPUTED.keys()
+
+
+# another value than the default of its type, for each refused key
+OTHER_VALUES = {
+    "optim": "sgd",
+    "label_smoothing_factor": 0.1,
+    "eval_accumulation_steps": 2,
+    "per_device_eval_batch_size": 2,
+    "neftune_noise_alpha": 0.1,
+    "include_num_input_tokens_seen": "all",
+    "length_column_name": "size",
+    "hub_strategy": "every_save",
+    "hub_token": "hf_x",
+    "data_seed": 3,
+    "train_sampling_strategy": "random",
+    "optim_args": "x=1",
+    "debug": "underflow_overflow",
+    "optim_target_modules": "all",
+    "liger_kernel_config": {"rope": True},
+    "include_for_metrics": ["loss"],
+    "label_names": ["labels"],
+    "fsdp": "full_shard",
+    "fsdp_config": "fsdp.json",
+    "deepspeed": "zero2.json",
+    "resume_from_checkpoint": "checkpoint-2",
+    "local_rank": 0,
+}
+
+
+@pytest.mark.parametrize("key", sorted(REFUSED.keys() - {"parallelism_config"}))
+def test_keys_that_would_have_no_effect_are_refused_with_the_reason(file, key):
+    value = OTHER_VALUES.get(key, key != "greater_is_better")
+    default = {**recipe_module._defaults(TrainingArguments), **recipe_module.DEFAULTS}[key]
+    if value == default:
+        value = not value
+    message = refusal(file(**{key: value}))
+    assert message.startswith(f"{key} is ") and message.endswith(f"cannot be set in a recipe: {REFUSED[key]}.")
+    assert "hf_x" not in message
+    assert refusal(file(), f"--{key}", yaml.safe_dump(value)) == message
+    if default is not None:  # to say what holds anyway is no mistake
+        read_recipe(file(**{key: default}))
+
+
+@pytest.mark.parametrize("key", COMPUTED)
+def test_keys_that_follow_from_others_are_refused(file, key):
+    assert f"{key} is 1" in refusal(file(**{key: 1})) and COMPUTED[key] in refusal(file(**{key: 1}))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"head": {"hidden": 8}}, r"unknown key 'head.hidden', did you mean 'head.hidden_dim'?"),
+        ({"head": {"zzz": 8}}, "unknown key 'head.zzz'."),
+        ({"head": {"model_type": "segformer"}}, "head.model_type is 'segformer'; expected one of mask"),
+        ({"head": {"model_type": "upernet", "hidden_dim": 8}}, "unknown key 'head.hidden_dim', did you mean 'head.hi"),
+        ({"head": {"num_queries": 8}}, "head.num_queries cannot be set in a recipe: use num_queries of the recipe"),
+        ({"head": {"id2label": {0: "a"}}}, "head.id2label cannot be set in a recipe: the sources name"),
+        ({"head": {"num_labels": 3}}, "head.num_labels cannot be set in a recipe: the sources name"),
+        ({"head": {"backbone_config": {}}}, "head.backbone_config cannot be set in a recipe: use backbone"),
+        ({"head": {"model_type": "upernet", "use_auxiliary_head": True}}, "head.use_auxiliary_head cannot be set"),
+        ({"head": {"hidden_dim": 8.5}}, "head: Validation error for field 'hidden_dim':"),
+        ({"head": 8}, "Validation error for field 'head'"),
+        ({"rein": {"rank": 8}}, "unknown key 'rein.rank'."),
+        ({"rein": {"num_token": 8}}, "unknown key 'rein.num_token', did you mean 'rein.num_tokens'?"),
+        ({"rein": {"inference_mode": True}}, "rein.inference_mode cannot be set in a recipe: it would freeze"),
+        ({"rein": {"base_config": {}}}, "rein.base_config cannot be set in a recipe: it is recorded"),
+        ({"rein": {"r": -1}}, "rein: ReinConfig.r is -1; expected a rank of at least 1"),
+        ({"rein": {"r": "four"}}, "rein: Validation error for field 'r'"),
+        ({"rein": {"num_tokens": 9}}, "rein.num_tokens is 9, but the model has 100 object queries"),
+        ({"rein": {"zero_init": True, "init_scale": 0.1}}, "rein.init_scale has no effect with rein.zero_init true"),
+        (
+            {"rein": {"link_queries": True}, "head": {"model_type": "upernet"}},
+            "rein.link_queries is true, but a head of upernet has no object queries to link.",
+        ),
+        ({"tuning": "lora", "lora": {"rank": 8}}, "unknown key 'lora.rank'"),
+        ({"tuning": "lora", "lora": {"r": 0}}, "lora: `r` should be a positive"),
+        ({"tuning": "lora", "lora": {"bias": "some"}}, "lora: Validation error for field 'bias'"),
+        ({"tuning": "lora", "lora": {"task_type": "SEQ_CLS"}}, "lora.task_type cannot be set in a recipe"),
+        (
+            {"lr_scheduler_kwargs": {"powr": 1}},
+            "unknown key 'lr_scheduler_kwargs.powr' of lr_scheduler_type polynomial, "
+            "did you mean 'lr_scheduler_kwargs.power'?",
+        ),
+        ({"lr_scheduler_type": "constant", "lr_scheduler_kwargs": {"power": 1}}, "unknown key 'lr_scheduler"),
+        ({"lr_scheduler_kwargs": {"lr_end": 1}}, "lr_scheduler_type polynomial with lr"),
+        ({"lr_scheduler_type": "cosin"}, "cosin is not a valid SchedulerType"),
+        ({"lr_scheduler_type": "warmup_stable_decay"}, "lr_scheduler_type warmup_stable_decay with"),
+        ({"fp16": True}, "fp16 is given, but has no effect on a CPU; use bf16."),
+        ({"learning_rate": -1.0}, "Invalid learning rate: -1.0"),
+        ({"adam_beta1": 1.5}, "Invalid beta parameter at index 0: 1.5"),
+        ({"accelerator_config": {"split_batches": True}}, "accelerator_config is {'split_batches': True}; expected a"),
+        ({"backbone_dtype": "float16"}, "backbone_dtype is 'float16' with tuning 'rein'; expected"),
+        ({"backbone_dtype": "bfloat16", "tuning": "full"}, "backbone_dtype is 'bfloat16' with tuning 'full'"),
+        ({"weights": {"data": "much"}}, "weights are {'data': 'much'}; expected a positive number for each source."),
+        ({"weights": {"data": 0}}, "weights are {'data': 0}; expected a positive number for each source."),
+        ({"train": []}, "['train'] missing."),
+        ({"eval_strategy": "steps"}, "eval_strategy is 'steps', but evaluate names no domain to evaluate on."),
+        ({"eval_on_start": True}, "eval_on_start is True, but evaluate names no domain to evaluate on."),
+        ({"save_strategy": "best"}, "save_strategy is 'best', but eval_strategy is 'no': no checkpoint"),
+        ({"tuning": "lora", "rein": {"r": 8}}, "rein has no effect: tuning is 'lora'; it needs rein."),
+        ({"lora": {"r": 8}}, "lora has no effect: tuning is 'rein'; it needs lora."),
+        ({"evaluate": ["data"], "eval_limit": 3}, "eval_limit has no effect: eval_strategy is 'no'; it needs"),
+        ({"eval_steps": 3}, "eval_steps has no effect: eval_strategy is 'no'; it needs steps."),
+        ({"save_strategy": "no", "save_steps": 3}, "save_steps has no effect: save_strategy is 'no'; it needs steps."),
+        ({"hub_model_id": "a/b"}, "hub_model_id has no effect: push_to_hub is False; it needs true."),
+        ({"run_name": "a"}, "run_name has no effect: report_to is 'none'; it needs a tracker."),
+        (
+            {"lr_scheduler_type": "constant", "warmup_steps": 5},
+            "warmup_steps has no effect: lr_scheduler_type is 'constant'; it needs another than constant",
+        ),
+        (
+            {"num_queries": 50, "tuning": "lora", "head": {"model_type": "upernet"}},
+            "num_queries has no effect: head.model_type; it needs mask2former, or tuning rein.",
+        ),
+        ({"activation_checkpointing_kwargs": {"every_n_layers": 2}}, "activation_checkpointing_kwargs has no"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_loaded(file, values, message):
+    assert refusal(file(**values)).startswith(message)
+    overrides = [part for key, value in values.items() for part in (f"--{key}", yaml.safe_dump(value))]
+    assert refusal(file(), *overrides).startswith(message)
+
+
+def test_a_recipes_sections_outlive_another_tuning_on_the_command_line(file):
+    """As in the comparison of tunings by one recipe; what the command line itself says has to have an effect."""
+    path = file(rein={"r": 4}, save_steps=5)
+    recipe, args = read_recipe(path, ["--tuning", "lora", "--save_strategy", "no"])
+    assert recipe.tuning == "lora" and recipe.rein == {"r": 4} and args.save_strategy == "no"
+    assert refusal(path, "--tuning", "lora", "--rein.r", "8") == "rein has no effect: tuning is 'lora'; it needs rein."
+    assert read_recipe(file(tuning="frozen", rein={"r": 4}), ["--tuning", "rein"])[0].rein == {"r": 4}
+
+
+def test_numbers_that_yaml_reads_otherwise_than_meant(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        "{backbone: vit, train: [data], use_cpu: true, learning_rate: 1e-3, "
+        "rein: {init_scale: 1e-2}, head: {class_weight: 2}}"
+    )
+    recipe, args = read_recipe(path, ["--adam_epsilon", "1e-6"])
+    assert (args.learning_rate, args.adam_epsilon) == (1e-3, 1e-6)
+    assert recipe.rein == {"init_scale": 1e-2} and recipe.head == {"class_weight": 2.0}
+
+
+def test_schedules(file):
+    """What a recipe leaves out of the paper's schedule is the paper's; another one gets nothing of it."""
+    defaults = copy.deepcopy(recipe_module.DEFAULTS)
+    assert read_recipe(file())[1].lr_scheduler_kwargs == {"power": 0.9, "lr_end": 0.0}
+    args = read_recipe(file(), ["--lr_scheduler_kwargs.power", "1.0"])[1]
+    assert args.lr_scheduler_kwargs == {"power": 1.0, "lr_end": 0.0}
+    assert recipe_module.DEFAULTS == defaults
+    assert not read_recipe(file(), ["--lr_scheduler_type", "cosine"])[1].lr_scheduler_kwargs
+    # transformers' default would lower the rate whenever the mIoU rises
+    plateau = file(lr_scheduler_type="reduce_lr_on_plateau", eval_strategy="steps", evaluate=["data"])
+    assert read_recipe(plateau)[1].lr_scheduler_kwargs == {"mode": "max"}
+    assert "lr_scheduler_kwargs.mode is 'min'; expected 'max'" in refusal(plateau, "--lr_scheduler_kwargs.mode", "min")
