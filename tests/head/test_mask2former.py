@@ -67,8 +67,9 @@ def run(layer, arguments: dict) -> dict[str, torch.Tensor]:
     return {"output": output.detach(), "weights": weights.detach()} | dict(zip(tensors, gradients, strict=True))
 
 
-def test_deformable_attention_and_its_gradients_are_the_stock_ones():
-    layer, arguments = attention(), inputs()
+@pytest.mark.parametrize("left_out", [(), ("attention_mask",), ("attention_mask", "position_embeddings")])
+def test_deformable_attention_and_its_gradients_are_the_stock_ones(left_out):
+    layer, arguments = attention(), {**inputs(), **dict.fromkeys(left_out)}
     found, expected = run(layer, arguments), run(with_stock_head(layer), arguments)
     assert len(found) == 13 and all(tensor.abs().max() > 1e-3 for tensor in expected.values())
     for name, tensor in expected.items():
