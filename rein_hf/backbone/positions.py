@@ -46,19 +46,12 @@ class ScaleFactorPositions:
             for count, size in zip((rows, columns), sizes, strict=True)
         )
         class_position, grid = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
-<<<<<<< HEAD
-        grid = grid.reshape(side, side, -1).permute(2, 0, 1).float()
-        with torch.autocast(grid.device.type, enabled=False):  # under autocast interpolation is in float32 too
-            grid = down @ grid @ across.T
-        grid = grid.flatten(1).T[None].to(class_position.dtype)
-=======
         grid = grid.reshape(side, -1).float()
-        with torch.autocast(grid.device.type, enabled=False):  # as interpolation is in float32 under autocast
+        with torch.autocast(grid.device.type, enabled=False):  # under autocast interpolation is in float32 too
             grid = (down @ grid).unflatten(1, (side, -1))
             # `bmm`, because `matmul` would ask whether sizes are 1
             grid = torch.bmm(across.expand(rows, -1, -1), grid)
         grid = grid.flatten(0, 1)[None].to(class_position.dtype)
->>>>>>> inference
         return torch.cat([class_position, grid], dim=1)
 
 
