@@ -202,9 +202,9 @@ class ViTPyramidBackbone(BackboneMixin, ViTPyramidPreTrainedModel):
 def rescale(maps: torch.Tensor, scale: float) -> torch.Tensor:
     """Maps (B, c, H, W) resized bilinearly to `scale` times their size, rounded down.
 
-    The size is given to `F.interpolate` where that is the same: a scale factor would become a constant when the code is
-    traced, and with it the size. In traced code averages of pixels take the place of a scale of 1/2, which they equal up
-    to rounding, because no `if` may ask there whether a size is odd.
+    The size is given to `F.interpolate` where that is the same: a scale factor would become a constant when the code
+    is traced, and with it the size. In traced code averages of pixels take the place of a scale of 1/2, which they
+    equal up to rounding, because no `if` may ask there whether a size is odd.
     """
     if scale == 1:
         return maps
