@@ -98,6 +98,8 @@ def check_sections(values: dict[str, Any]) -> None:
         with _named_in_errors(section):
             validate_typed_dict(TypedDict(section, kinds, total=False), given)
             configs[section] = tuning_config(section, num_queries, given, given)
+    if configs["lora"].r < 1:  # which peft finds only when it is applied
+        raise ValueError(f"lora.r is {configs['lora'].r}; expected a rank of at least 1.")
     if values["tuning"] == "rein":
         _check_rein(values["rein"] or {}, configs["rein"], num_queries, head_type)
 

@@ -125,7 +125,7 @@ def test_keys_that_follow_from_others_are_refused(file, key):
             "rein.link_queries is true, but a head of upernet has no object queries to link.",
         ),
         ({"tuning": "lora", "lora": {"rank": 8}}, "unknown key 'lora.rank'"),
-        ({"tuning": "lora", "lora": {"r": 0}}, "lora: `r` should be a positive"),
+        ({"tuning": "lora", "lora": {"r": 0}}, "lora.r is 0; expected a rank of at least 1."),
         ({"tuning": "lora", "lora": {"bias": "some"}}, "lora: Validation error for field 'bias'"),
         ({"tuning": "lora", "lora": {"task_type": "SEQ_CLS"}}, "lora.task_type cannot be set in a recipe"),
         (
