@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,7 +86,10 @@ class SegmenterPeftModel(PeftModel):
         with name_in_errors(model_id):
             is_new = adapter_name not in self.peft_config
             try:
-                config = read_adapter_config(folder)
+                with warnings.catch_warnings():
+                    if not is_new:  # whoever made the adapter of this name was told of unknown keys then
+                        warnings.filterwarnings("ignore", message="Unexpected keyword arguments")
+                    config = read_adapter_config(folder)
                 if backbone is not None:
                     config.base_model_name_or_path = str(backbone)
                 check_recorded(config, self.get_base_model(), self.peft_config if is_new else {})
