@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,27 +86,25 @@ class SegmenterPeftModel(PeftModel):
         with name_in_errors(model_id):
             is_new = adapter_name not in self.peft_config
             try:
+                with warnings.catch_warnings():
+                    if not is_new:  # whoever made the adapter of this name was told of unknown keys then
+                        warnings.filterwarnings("ignore", message="Unexpected keyword arguments")
+                    config = read_adapter_config(folder)
+                if backbone is not None:
+                    config.base_model_name_or_path = str(backbone)
+                check_recorded(config, self.get_base_model(), self.peft_config if is_new else {})
                 if is_new:
-                    self._add_recorded(folder, adapter_name, is_trainable, backbone, kwargs)
-                result = super().load_adapter(str(folder), adapter_name, is_trainable=is_trainable, **kwargs)
+                    # not by peft's load_adapter, which reads a configuration without its base_config
+                    self._add_for_weights(adapter_name, config, is_trainable, kwargs)
                 _compare_tensors(folder / SAFETENSORS_WEIGHTS_NAME, self, adapter_name)
-            except Exception as error:
+                return super().load_adapter(str(folder), adapter_name, is_trainable=is_trainable, **kwargs)
+            except Exception:
                 if is_new and adapter_name in self.peft_config:
                     self.delete_adapter(adapter_name)
-                if isinstance(error, KeyError):  # how peft misses a tensor of the head
-                    raise ValueError(f"{folder / SAFETENSORS_WEIGHTS_NAME} lacks {error}.") from error
                 raise
-        return result
 
-    def _add_recorded(
-        self, folder: Path, adapter_name: str, is_trainable: bool, backbone: str | os.PathLike | None, kwargs: dict
-    ) -> None:
-        """Adds the adapter that a folder's configuration describes, with the weights it begins with. Not by peft's
-        `load_adapter`, which reads a configuration without its `base_config`."""
-        config = read_adapter_config(folder)
-        if backbone is not None:
-            config.base_model_name_or_path = str(backbone)
-        check_recorded(config, self.get_base_model(), self.peft_config)
+    def _add_for_weights(self, adapter_name: str, config: PeftConfig, is_trainable: bool, kwargs: dict) -> None:
+        """Adds an adapter whose weights are loaded next; `kwargs` are those of `load_adapter`."""
         config.inference_mode = not is_trainable
         options = {name: kwargs[name] for name in ("low_cpu_mem_usage", "autocast_adapter_dtype") if name in kwargs}
         self.add_adapter(adapter_name, config, **options)
@@ -137,18 +136,25 @@ def load_adapter_onto(base: torch.nn.Module, folder: Path, config: PeftConfig) -
 
 
 def _compare_tensors(weights: Path, model: PeftModel, adapter_name: str) -> None:
-    """Compares the names of the tensors in a file with those that the adapter has.
+    """Compares the tensors in a file, by name and shape, with those that the adapter has.
 
     Raises:
         ValueError: they differ.
     """
     with safe_open(weights, "pt") as file:
-        found = set(file.keys())
-    expected = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False).keys()
-    if found != expected:
+        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    expected = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
+    expected = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if missing or unknown:
         raise ValueError(
-            f"{weights} is not the adapter that its configuration describes: missing {sorted(expected - found)[:3]}, "
-            f"unknown {sorted(found - expected)[:3]}."
+            f"{weights} is not the adapter that its configuration describes: missing {missing[:3]}, unknown "
+            f"{unknown[:3]}."
+        )
+    misshapen = [f"{name} {found[name]}, expected {expected[name]}" for name in found if found[name] != expected[name]]
+    if misshapen:
+        raise ValueError(
+            f"{weights} is not the adapter that its configuration describes: misshapen {'; '.join(misshapen[:3])}."
         )
 
 
