@@ -66,7 +66,7 @@ def test_a_training_step(model, monkeypatch):
     model.zero_grad()
     assert counts["matching"].total <= 116, counts["matching"].names
     assert counts["criterion"].total <= 355, counts["criterion"].names
-    assert step.total <= 6510, step.names
+    assert step.total <= 6530, step.names  # 14 of them for positions, once per size
 
 
 def test_a_further_decoder_output_costs_few_operators(model):
