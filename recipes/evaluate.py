@@ -18,13 +18,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from accelerate import Accelerator
 from PIL import Image
 from transformers import AutoImageProcessor, HfArgumentParser
 
 import rein_hf
 from rein_hf.data import CORRUPTIONS, Domain, corrupt, load_domain
-from rein_hf.evaluation import Results, evaluate_domain, evenly_spaced_samples, predict_sample
+from rein_hf.evaluation import Results, accelerator_for, evaluate_domain, evenly_spaced_samples, predict_sample
 from rein_hf.inference import window_sides
 from rein_hf.labels import SUBSETS, class_names_of
 from rein_hf.views import colorize, contact_sheet, save_picture
@@ -54,7 +53,7 @@ class EvaluationArguments:
 
 
 def main(args: EvaluationArguments) -> dict:
-    accelerator = Accelerator(mixed_precision="bf16" if args.bf16 else "no")
+    accelerator = accelerator_for("bf16" if args.bf16 else "no")
     for option, least in (("limit", 1), ("sheet_rows", 0), ("crop", 1), ("stride", 1)):
         value = getattr(args, option)
         if value is not None and value < least:

@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from PIL import Image
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, HfArgumentParser
 
 import rein_hf
+from rein_hf.evaluation import accelerator_for
 from rein_hf.images import open_image
 from rein_hf.inference import requested_size, segment, window_sides
 from rein_hf.inference.photos import ENDINGS, find_photos, printable, skipped_files
@@ -57,7 +57,7 @@ class PredictionArguments:
 
 def main(args: PredictionArguments) -> int:
     """Returns how many photos could not be segmented, of all processes."""
-    accelerator = Accelerator(mixed_precision="bf16" if args.bf16 else "no")
+    accelerator = accelerator_for("bf16" if args.bf16 else "no")
     if not 0 <= args.opacity <= 1:
         raise ValueError(f"--opacity is {args.opacity}; expected 0 to 1.")
     requested_size((1, 1), args.size, args.short_side)  # raises before anything is loaded

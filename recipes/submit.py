@@ -14,14 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from accelerate import Accelerator
 from PIL import Image
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, HfArgumentParser
 
 import rein_hf
 from rein_hf.data import Domain, load_domain
-from rein_hf.evaluation import predict_sample
+from rein_hf.evaluation import accelerator_for, predict_sample
 from rein_hf.files import atomic_write
 from rein_hf.inference import requested_size
 from rein_hf.labels import CITYSCAPES_CLASSES, CITYSCAPES_IDS
@@ -45,7 +44,7 @@ class SubmissionArguments:
 
 def main(args: SubmissionArguments) -> Path:
     """Returns the path of the zip."""
-    accelerator = Accelerator(mixed_precision="bf16" if args.bf16 else "no")
+    accelerator = accelerator_for("bf16" if args.bf16 else "no")
     requested_size((1, 1), args.size, args.short_side)  # raises before anything is loaded
     domain = load_domain(args.domain)
     if domain.classes != CITYSCAPES_CLASSES:

@@ -1,21 +1,21 @@
-"""Classes and ids: the 19 of Cityscapes, and what the label files of other data sets mean in them.
+"""Classes and ids: the 19 classes of Cityscapes, and which of them the ids of other data sets are.
 
-A table says for each id in a file which class it is: (256,) int16, 255 for pixels that do not count and -1 for an id
-that the data set does not have.
+An id table, (256,) int16, gives the class of each id in a label file: 255 for pixels that are ignored, and -1 for an
+id that the data set does not have.
 """
 
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 
-IGNORE = 255
-MAX_CLASSES = IGNORE  # label maps hold 8 bits: ids 0 to 254, and 255 for pixels that do not count
+IGNORE = 255  # id of pixels that neither training nor evaluation counts
+MAX_CLASSES = 255  # ids 0 to 254; labels are of 8 bits, and 255 is IGNORE
 
-# name -> colour (R, G, B); the position is the train id
+# name -> colour (R, G, B); the position is the class's id, called train id
 CITYSCAPES: dict[str, tuple[int, int, int]] = {
     "road": (128, 64, 128),
     "sidewalk": (244, 35, 232),
@@ -40,7 +40,7 @@ CITYSCAPES: dict[str, tuple[int, int, int]] = {
 CITYSCAPES_CLASSES = tuple(CITYSCAPES)
 
 
-# The classes that SYNTHIA has, and the 13 of them that are compared where thin ones are left out.
+# The 16 classes that SYNTHIA has, and the 13 of them that papers compare, which leave out wall, fence and pole.
 SUBSETS: dict[str, tuple[str, ...]] = {
     "synthia16": tuple(name for name in CITYSCAPES if name not in ("terrain", "truck", "train")),
     "synthia13": tuple(
@@ -48,17 +48,18 @@ SUBSETS: dict[str, tuple[str, ...]] = {
     ),
 }
 
-# Id in the files of Cityscapes and GTA5 -> train id. What a server of a benchmark expects is the other way round.
+# Id in the label files of Cityscapes and GTA5 ("label id") -> train id. Benchmark servers expect label ids.
 CITYSCAPES_IDS = dict(
     zip((7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33), range(19), strict=True)
 )
 
+# Id in SYNTHIA's label files -> train id
 SYNTHIA_IDS = {
     **{3: 0, 4: 1, 2: 2, 21: 3, 5: 4, 7: 5, 15: 6, 9: 7, 6: 8, 16: 9, 1: 10, 10: 11, 17: 12, 8: 13, 18: 14},
     **{19: 15, 20: 16, 12: 17, 11: 18},
 }
 
-# Mapillary Vistas v1.2: the end of a class's name -> class of Cityscapes, where the names differ.
+# Mapillary Vistas v1.2: the last one or two parts of a class's name -> class of Cityscapes, where the names differ.
 MAPILLARY_NAMES = {
     "traffic-sign--front": "traffic sign",
     "traffic-sign--back": "traffic sign",
@@ -80,7 +81,7 @@ MAPILLARY_NAMES = {
     "marking--crosswalk-zebra": "road",
 }
 
-# CamVid's 11 classes and, of its 32 kinds of objects, those that make up each; the others do not count.
+# CamVid's 11 classes, and which of the 32 kinds of objects in its label files make up each; the others are ignored.
 CAMVID: dict[str, tuple[str, ...]] = {
     "sky": ("Sky",),
     "building": ("Building", "Wall", "Tunnel", "Archway", "Bridge"),
@@ -95,44 +96,40 @@ CAMVID: dict[str, tuple[str, ...]] = {
     "bicyclist": ("Bicyclist", "MotorcycleScooter"),
 }
 CAMVID_CLASSES = tuple(CAMVID)
-# The class of CamVid that each class of Cityscapes is there, by train id.
+# Train id -> the class of CamVid that objects of this class of Cityscapes have there.
 CAMVID_OF_TRAIN_ID = (3, 4, 1, 1, 7, 2, 6, 6, 5, 5, 0, 9, 10, 8, 8, 8, 8, 10, 10)
 
 
-def id_table(class_of_id: Mapping[int, int], known: Iterable[int] = ()) -> np.ndarray:
-    """A table, (256,) int16: the ids named get their class, others that are `known` do not count, the rest is -1."""
-    table = np.full(256, -1, np.int16)
-    table[list(known)] = IGNORE
-    table[list(class_of_id)] = list(class_of_id.values())
-    return table
-
-
-def check_class_names(names: Iterable[str], where: str) -> tuple[str, ...]:
-    """The names of classes, by id, once they are known to fit into label maps of 8 bits and to tell classes apart.
-
-    Args:
-        names: of the classes 0 to n - 1.
-        where (`str`): what gave them, for the message: an argument, or a file and its key.
+def check_class_names(names: Sequence[str], source: str) -> tuple[str, ...]:
+    """Names of classes by id, once they are known to be usable: names are keys of results, and ids fit into 8 bits.
 
     Raises:
-        ValueError: they are no list; there is none, or more than 255; one is no text, or empty; two are equal.
+        ValueError: they are not 1 to 255 different texts. The message begins with `source`, which is where they are
+            from.
+
+    Example:
+
+    ```py
+    >>> from rein_hf.labels import check_class_names
+    >>> check_class_names(["road", "sky"], "classes.json")
+    ('road', 'sky')
+
+    ```
     """
-    if isinstance(names, str | bytes) or not isinstance(names, Iterable):
-        raise ValueError(f"{where} has {names!r} for names of classes; expected a list of texts.")
-    names = tuple(names)
-    if not 1 <= len(names) <= MAX_CLASSES:
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{source}: the classes are {str(names)[:200]}; expected a list of their names, as texts.")
+    if not 0 < len(names) <= MAX_CLASSES:
         raise ValueError(
-            f"{where} has {len(names)} classes; expected 1 to {MAX_CLASSES}: label maps hold 8 bits, and {IGNORE} "
-            "stands for pixels that do not count."
+            f"{source}: there are {len(names)} classes; expected 1 to {MAX_CLASSES}, since labels have 8 bits and the "
+            f"id {IGNORE} means pixels that are ignored."
         )
-    for index, name in enumerate(names):
-        if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"{where} calls class {index} {name!r}; expected a name for it.")
-    if len(set(names)) < len(names):
-        twice = {name: [i for i, other in enumerate(names) if other == name] for name in dict.fromkeys(names)}
-        name, ids = next((name, ids) for name, ids in twice.items() if len(ids) > 1)
-        raise ValueError(f"{where} calls the classes {ids} all {name!r}; expected a name of its own for each class.")
-    return names
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        ids = {name: [index for index, other in enumerate(names) if other == name] for name in twice[:5]}
+        raise ValueError(
+            f"{source}: several classes have one name: {ids} (name: ids). Results are kept by name; give each class "
+            "a name of its own."
+        )
+    return tuple(names)
 
 
 def class_names_of(id2label: Mapping[int | str, str], where: str) -> tuple[str, ...]:
@@ -154,13 +151,22 @@ def class_names_of(id2label: Mapping[int | str, str], where: str) -> tuple[str, 
             f"{where} has the ids {', '.join(map(str, id2label))}; expected 0 to {max(len(id2label) - 1, 0)}, each "
             "once: the model numbers its classes from 0."
         )
-    return check_class_names((by_id[index] for index in range(len(by_id))), where)
+    return check_class_names([by_id[index] for index in range(len(by_id))], where)
+
+
+def id_table(class_of_id: Mapping[int, int], known: Iterable[int] = ()) -> np.ndarray:
+    """An id table, (256,) int16: the class of each id in `class_of_id`, 255 for other `known` ids, -1 for the rest."""
+    table = np.full(256, -1, np.int16)
+    table[list(known)] = IGNORE
+    table[list(class_of_id)] = list(class_of_id.values())
+    return table
 
 
 def palette_of(classes: Iterable[str]) -> list[tuple[int, int, int]]:
-    """A colour (R, G, B) for each class: Cityscapes' for a class of that name, a hue of its own for any other."""
+    """A colour (R, G, B) for each class: that of Cityscapes for a class of the same name, another hue for each of the
+    others."""
     colours = []
     for index, name in enumerate(classes):
-        hue = colorsys.hsv_to_rgb(index * 0.618 % 1, 0.75, 0.9)  # the golden ratio keeps neighbours apart
+        hue = colorsys.hsv_to_rgb(index * 0.618 % 1, 0.75, 0.9)  # golden ratio: neighbours differ
         colours.append(CITYSCAPES.get(name, tuple(round(255 * value) for value in hue)))
     return colours

@@ -1,6 +1,7 @@
 """The paper's evaluation: sliding windows over whole images, one confusion matrix per data set, a file of results."""
 
 from .metrics import MeanIoU
+from .precision import accelerator_for
 from .protocol import evaluate_domain, evenly_spaced_indices, evenly_spaced_samples, predict_sample
 from .results import Results
 
@@ -8,6 +9,7 @@ from .results import Results
 __all__ = [
     "MeanIoU",
     "Results",
+    "accelerator_for",
     "evaluate_domain",
     "evenly_spaced_indices",
     "evenly_spaced_samples",
