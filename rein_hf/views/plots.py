@@ -34,7 +34,7 @@ def plot_confusion(confusion: np.ndarray, classes: Sequence[str], title: str, pa
     Raises:
         ValueError: two classes have the same name.
     """
-    check_class_names(classes, "classes")
+    check_class_names(list(classes), "classes")
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     figure, axes = _figure(0.42 * len(classes) + 2.5, 0.42 * len(classes) + 2)
     axes.imshow(share, vmin=0, vmax=1, cmap="Blues")

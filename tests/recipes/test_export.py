@@ -169,5 +169,5 @@ def test_more_classes_than_labels_of_8_bits_hold(build, tmp_path, monkeypatch):
     model = build()
     model.config.id2label = {index: str(index) for index in range(300)}
     monkeypatch.setattr(rein_hf, "from_pretrained", lambda *args, **kwargs: model)
-    with pytest.raises(ValueError, match="--model old: id2label has 300 classes; expected 1 to 255"):
+    with pytest.raises(ValueError, match="--model old: id2label: there are 300 classes; expected 1 to 255"):
         export.main(export.ExportArguments("old", str(tmp_path / "segmenter.pt2")))

@@ -172,6 +172,10 @@ def test_processes_share_the_photos(model, tmp_path, monkeypatch, capsys):
 
     class OneOfTwo(Accelerator):
         num_processes = 2
+
+        def __init__(self, mixed_precision):
+            super().__init__(mixed_precision=mixed_precision)
+
         process_index = property(lambda self: index)
         is_main_process = property(lambda self: index == 0)
 
@@ -179,7 +183,7 @@ def test_processes_share_the_photos(model, tmp_path, monkeypatch, capsys):
             assert reduction == "sum"
             return tensor + torch.tensor([1, 1])  # of the other one
 
-    monkeypatch.setattr(predict, "Accelerator", OneOfTwo)
+    monkeypatch.setattr(predict, "accelerator_for", OneOfTwo)
     for index, stems in enumerate(["ac", "abc"]):
         assert run(tmp_path, tmp_path / "out") == [1, 2][index]
         assert files(tmp_path / "out") == {f"{stem}_{kind}" for stem in stems for kind in ("label.png", "overlay.jpg")}
