@@ -50,7 +50,8 @@ class ReinTunerLayer(BaseTunerLayer):
         name = self.active_adapters[0]
         if name not in self.configs:
             return None
-        if name not in self._found_loaded and not torch.compiler.is_compiling():
+        # asked in this order, so that a compiled graph does not depend on what was found
+        if not torch.compiler.is_compiling() and name not in self._found_loaded:
             self._check_loaded(name)
         return name
 

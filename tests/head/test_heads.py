@@ -140,7 +140,7 @@ def test_windows_and_the_image_processor(light):
 
 def test_exported(light):
     graph = export.SegmenterGraph(light, rein_hf.build_image_processor(), scores=True).eval()
-    images = export.coloured_noise(1, (64, 64))
+    images = export.coloured_noise(1, 64, 64)
     program = export.trace(graph, images, None)
     labels, scores = program.module()(images)
     expected = light(pixel_values=(images.permute(0, 3, 1, 2) / 255 - graph.mean) / graph.std).logits

@@ -309,6 +309,6 @@ def test_push_to_hub_of_model_and_trainer(hub, client, recipe, tmp_path):
 
 def test_a_recipe_takes_no_token(recipe):
     """It would be in shell histories and in the files that a run leaves."""
-    with pytest.raises(SystemExit, match="a hub_token does not belong in a recipe") as refusal:
+    with pytest.raises(SystemExit, match="a token does not belong in a recipe") as refusal:
         train.parse([str(recipe), "--hub_token", TOKEN])
     assert TOKEN not in str(refusal.value)
