@@ -14,7 +14,7 @@ demo: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" bash recipes/demo/run.sh
 
 test: $(READY)
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 parity: $(READY)
 	$(BIN)/python -m tests.reference.test_parity
