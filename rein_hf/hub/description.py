@@ -14,6 +14,7 @@ from transformers.utils.hub import extract_commit_hash
 
 from ..tuner import ReinConfig, ReinModel
 from .base_config import read_adapter_config
+from .peft_model import name_in_errors
 
 
 CARD_NAME = "README.md"
@@ -109,7 +110,7 @@ def describe(
 
     Raises:
         OSError: there is no adapter.
-        ValueError: it is not one of Rein, or its configuration is damaged.
+        ValueError: it is not one of Rein, or one of its files is damaged.
 
     Example:
 
@@ -125,6 +126,11 @@ def describe(
 
     ```
     """
+    with name_in_errors(pretrained):
+        return _describe(pretrained, revision, token, cache_dir)
+
+
+def _describe(pretrained: str | os.PathLike, revision: str | None, token, cache_dir) -> Description:
     hub = {"token": token, "cache_dir": cache_dir}
     path = cached_file(pretrained, CONFIG_NAME, revision=revision, **hub)
     commit = extract_commit_hash(path, None) or revision

@@ -1,6 +1,7 @@
 """rein_hf.describe: what an adapter is, for a few kB."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,20 @@ def test_what_is_not_reins_is_refused(vit_folder, tmp_path):
         describe(tmp_path / "lora")
     with pytest.raises(OSError, match="does not appear to have a file named adapter_config.json"):
         describe(vit_folder)
+
+
+def test_damaged_files_are_named(adapter_folder):
+    weights, config = (adapter_folder / name for name in ("adapter_model.safetensors", "adapter_config.json"))
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:40])
+    with pytest.raises(ValueError, match=re.escape(str(adapter_folder)) + ".*adapter_model.safetensors"):
+        describe(adapter_folder)
+    weights.write_bytes(whole)
+    values = json.loads(config.read_text(encoding="utf-8"))
+    values["base_config"]["backbone_config"] = 1
+    config.write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(ValueError, match=re.escape(str(adapter_folder))):
+        describe(adapter_folder)
 
 
 def test_from_the_hub_it_takes_some_kilobytes(hub, client, adapter_folder, card, vit_folder, tmp_path):
