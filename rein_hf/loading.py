@@ -92,6 +92,11 @@ def from_pretrained(
     folder = download_adapter(pretrained, revision, **hub)
     with name_in_errors(pretrained), quiet_transformers():
         if folder is None:
+            if backbone is not None:
+                raise ValueError(
+                    f"{pretrained} is a whole segmenter, which has its own backbone; found "
+                    f"backbone={str(backbone)!r}, expected none."
+                )
             return _load_whole(pretrained, revision, placement, hub)
         return _load_adapter(pretrained, folder, backbone, placement, hub)
 

@@ -52,7 +52,8 @@ def build_segmenter(
         num_queries (`int`): number of object queries m.
         head (`dict`, *optional*): further arguments of `Mask2FormerConfig`, for heads of other sizes; with
             `model_type` "upernet" of `UperNetConfig`, for a light head without queries. See [`rein_hf.head.heads`].
-        kwargs: `dtype`, float32 by default; `revision`, `token`, `cache_dir`, `local_files_only` of the checkpoint.
+        kwargs: `dtype`, float32 by default; `revision`, `token`, `cache_dir`, `local_files_only` of the checkpoint. An
+            adapter records the revision, and is loaded onto the same one.
 
     Raises:
         ValueError: classes are not numbered from 0, are too many, or share a name; the checkpoint holds no known
@@ -82,7 +83,9 @@ def build_segmenter(
             id2label=dict(enumerate(names)),
             **{**kind.arguments, **arguments},
         )
-    return build_from_backbone(pretrained, config, state_dict, dtype=kwargs["dtype"])
+    model = build_from_backbone(pretrained, config, state_dict, dtype=kwargs["dtype"])
+    model.backbone_revision = kwargs.get("revision")  # an adapter that add_adapter makes records it
+    return model
 
 
 def add_rein(
@@ -130,6 +133,7 @@ def add_adapter(model: PreTrainedModel, config: PeftConfig, adapter_name: str = 
         {*(config.modules_to_save or []), *head.modules, *(() if linked else head.queries)}
     )
     config.base_model_name_or_path = model.name_or_path or None
+    config.revision = config.revision or getattr(model, "backbone_revision", None)
     with quiet_transformers():
         return SegmenterPeftModel(model, config, adapter_name)
 

@@ -190,3 +190,15 @@ def test_nothing_is_called_unsupported_that_is_not(messages, build, rein_model, 
     assert not [message for message in messages if "support" in message], messages
     Mask2FormerConfig(backbone_config={"model_type": "dinov2"})  # those that are true are said
     assert any("Backbone dinov2 is not a supported model" in message for message in messages)
+
+
+def test_the_backbones_revision_is_recorded(build, tmp_path):
+    model = rein_hf.add_rein(build(revision="v1"), rein_hf.ReinConfig(r=4, num_tokens=8))
+    model.save_pretrained(tmp_path / "adapter")
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))["revision"] == "v1"
+
+
+def test_a_whole_segmenter_takes_no_backbone(segmenter, vit_folder, tmp_path):
+    segmenter.save_pretrained(tmp_path / "whole")
+    with pytest.raises(ValueError, match="a whole segmenter, which has its own backbone; found"):
+        rein_hf.from_pretrained(tmp_path / "whole", backbone=vit_folder)
