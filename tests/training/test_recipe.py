@@ -164,6 +164,8 @@ def test_keys_that_follow_from_others_are_refused(file, key):
             {"num_queries": 50, "tuning": "lora", "head": {"model_type": "upernet"}},
             "num_queries has no effect: head.model_type; it needs mask2former, or tuning rein.",
         ),
+        ({"learning_rate": float("inf")}, "learning_rate is inf; expected a finite number."),
+        ({"warmup_steps": float("nan")}, "warmup_steps is nan; expected a finite number."),
         ({"activation_checkpointing_kwargs": {"every_n_layers": 2}}, "activation_checkpointing_kwargs has no"),
     ],
 )
