@@ -9,6 +9,7 @@ python -m recipes.demo.paint_streets --output_dir "$out/data/train" --domains da
 python -m recipes.demo.paint_streets --output_dir "$out/data" --domains day fog night rain snow --seeds 1000 1016
 # Both trainings at a time, on one thread each: threads that wait for each other make a busy machine many times slower.
 mkdir -p "$out"
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 python recipes/train.py recipes/demo/demo.yaml --tuning frozen --output_dir "$out/frozen" >"$out/frozen.log" 2>&1 &
 python recipes/train.py recipes/demo/demo.yaml --tuning rein --output_dir "$out/rein"
 wait $! || { cat "$out/frozen.log"; exit 1; }
