@@ -218,7 +218,7 @@ def test_readmes_commands_run(tiny, recipe, monkeypatch):
     for words in documents.commands(README):
         if words[0] != "python" or not set(tiny) & set(words) or "export" in words[1]:
             continue
-        module = importlib.import_module(words[1].removesuffix(".py").replace("/", "."))
+        module = documents.command_of(ROOT / words[1])
         script, *arguments = [tiny.get(word, word) for word in words[1:]]
         if script == "recipes/train.py":
             arguments = [str(ROOT / arguments[0]), *arguments[1:], *smaller]

@@ -9,6 +9,8 @@ import shlex
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import get_type_hints
 
 from accelerate.commands.launch import launch_command_parser
 from transformers import HfArgumentParser
@@ -116,18 +118,24 @@ def check_command(words: list[str], whole: bool) -> None:
         assert program in ("hf", "export"), words
 
 
+def command_of(script: str) -> ModuleType:
+    """The module whose `main` a script runs: the script itself or, of those in recipes/, the command that it names."""
+    verb = re.search(r'run\("(\w+)"\)', Path(script).read_text(encoding="utf-8"))
+    name = f"rein_hf.commands.{verb[1]}" if verb else script.removesuffix(".py").replace("/", ".")
+    return importlib.import_module(name)
+
+
 def _check_script(script: str, arguments: list[str], whole: bool) -> None:
     if script == "pytest.py":
         assert all(Path(argument).exists() for argument in arguments)
         return
     assert Path(script).is_file()
-    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+    module = command_of(script)
     if script == "recipes/train.py":
         read_recipe(arguments[0], arguments[1:])
         return
-    kinds = [kind for kind in vars(module).values() if dataclasses.is_dataclass(kind) and isinstance(kind, type)]
-    kinds = [kind for kind in kinds if kind.__module__ == module.__name__ and kind.__name__.endswith("Arguments")]
-    parser = HfArgumentParser(kinds)
+    kind = get_type_hints(module.main).get("args")
+    parser = HfArgumentParser(kind if dataclasses.is_dataclass(kind) else [])
     assert {word for word in arguments if word.startswith("--")} <= set(parser._option_string_actions)
     if whole:
         parser.parse_args_into_dataclasses(arguments)

@@ -13,12 +13,12 @@ from torch.nn import functional as F
 from transformers import Dinov2Config, Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 
-from recipes.train import apply_tuning
-from rein_hf import ViTPyramidConfig, slide_inference
-from rein_hf.backbone import backbone_of
-from rein_hf.inference import predict_labels
-from rein_hf.segmenter import use_paper_loss_and_fast_modules
-from rein_hf.training import RecipeArguments, param_groups
+from .. import ViTPyramidConfig, slide_inference
+from ..backbone import backbone_of
+from ..inference import predict_labels
+from ..segmenter import use_paper_loss_and_fast_modules
+from ..training import RecipeArguments, param_groups
+from .train import apply_tuning
 
 
 # Hidden size, blocks and attention heads of DINOv2.
