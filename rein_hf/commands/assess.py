@@ -1,6 +1,6 @@
 """Compares ways of tuning as the paper does, in one command: all backbones, tunings and seeds on all targets.
 
-    rein-hf assess --assessment recipes/assessments/streets.yaml --output_dir OUT/assess
+    rein-hf assess --assessment streets --output_dir OUT/assess
 
 A cell is one backbone, tuning and seed: a training run of `rein-hf train` and its evaluation. Its numbers are
 written to `OUTPUT_DIR/cells/NAME.json`. After each cell the table (`table.md`) and the figure (`figure.png`: mIoU over

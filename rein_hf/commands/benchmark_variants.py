@@ -1,4 +1,4 @@
-"""The variants that `recipes/benchmark.py` measures: models with random weights, and the calls that are timed."""
+"""The variants that `rein-hf benchmark` measures: models with random weights, and the calls that are timed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Variant(NamedTuple):
 
 
 def build_model(setting: Setting, tuning: str, stock: bool = False) -> torch.nn.Module:
-    """The paper's segmenter with random weights, tuned as in `recipes/train.py`; if `stock`, with transformers' own
+    """The paper's segmenter with random weights, tuned as in `rein-hf train`; if `stock`, with transformers' own
     head and loss."""
     torch.manual_seed(0)
     width, depth, heads = SIZES[setting.size]

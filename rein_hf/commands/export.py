@@ -118,7 +118,11 @@ def main(args: ExportArguments) -> dict[str, float]:
         ValueError: an argument makes no sense, or would have no effect; the model has more than 255 classes.
         RuntimeError: what the file gives is not what the model gives.
     """
-    output = output_file(args.output_dir)
+    output = Path(args.output_dir)
+    if output.is_dir() or not output.suffix:
+        output /= "segmenter.onnx"
+    if output.suffix not in (".onnx", ".pt2"):
+        raise ValueError(f"--output_dir is {output}; expected a folder, or a file ending in .onnx or .pt2.")
     if args.batch_size < 1:
         raise ValueError(f"--batch_size is {args.batch_size}; expected 1 at least.")
     if args.largest is not None and not args.dynamic:
@@ -154,20 +158,6 @@ def main(args: ExportArguments) -> dict[str, float]:
         worst["score_difference"] = max(one["score_difference"] for one in found)
     print(f"{output}: {megabytes:.0f} MB; compared with the model on images of {shapes}: {worst}")
     return worst
-
-
-def output_file(path: str) -> Path:
-    """The file to write.
-
-    Raises:
-        ValueError: it ends in anything but .onnx and .pt2, and is no folder.
-    """
-    output = Path(path)
-    if output.is_dir() or not output.suffix:
-        return output / "segmenter.onnx"
-    if output.suffix not in (".onnx", ".pt2"):
-        raise ValueError(f"--output_dir is {output}; expected a folder, or a file ending in .onnx or .pt2.")
-    return output
 
 
 def trace(graph: SegmenterGraph, images: torch.Tensor, sides: tuple[int, int] | None) -> torch.export.ExportedProgram:

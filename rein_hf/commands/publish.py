@@ -38,11 +38,11 @@ SAMPLE_WIDTH = 1280
 
 @dataclass
 class PublishArguments:
-    adapter: str = field(metadata={"help": "Folder that train.py left."})
+    adapter: str = field(metadata={"help": "Folder that rein-hf train left."})
     repo: str = field(metadata={"help": "USER/NAME on the Hub."})
     facts: str = field(metadata={"help": "Facts of this checkpoint, a file of hub_cards/."})
-    sample: str = field(metadata={"help": "Picture for the card, e.g. an overlay of predict.py."})
-    evaluation: list[str] = field(default_factory=list, metadata={"help": "results.json of evaluate.py."})
+    sample: str = field(metadata={"help": "Picture for the card, e.g. an overlay of rein-hf predict."})
+    evaluation: list[str] = field(default_factory=list, metadata={"help": "results.json of rein-hf evaluate."})
     model: str | None = field(default=None, metadata={"help": "Its name in them, if they hold several models."})
     card: str | None = field(default=None, metadata={"help": "Write the card to this file, to look at it."})
     private: bool = field(default=False, metadata={"help": "Make a new repository private."})
@@ -90,7 +90,7 @@ def adapter_files(folder: Path) -> dict[str, bytes]:
     for name in FILES:
         path = folder / name
         if not path.is_file():
-            raise FileNotFoundError(f"{folder} has no {name}; expected what train.py leaves: {', '.join(FILES)}.")
+            raise FileNotFoundError(f"{folder} has no {name}; expected what rein-hf train leaves: {', '.join(FILES)}.")
         if path.resolve().parent != folder.resolve():
             raise ValueError(f"{path} is a link to {path.resolve()}, outside the folder; copy the file instead.")
         files[name] = path.read_bytes()
@@ -115,7 +115,7 @@ def published_config(content: bytes, facts: Facts) -> bytes:
 
 
 def read_results(paths: list[str], model: str | None, adapter: Path) -> dict[str, dict]:
-    """What evaluate.py measured of the adapter, by domain; groups of a domain's images are left out.
+    """What rein-hf evaluate measured of the adapter, by domain; groups of a domain's images are left out.
 
     Raises:
         ValueError: the adapter is not, or a domain is twice, in the files.
@@ -139,9 +139,11 @@ def _read_json(path: Path) -> dict[str, dict]:
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON in UTF-8 ({error}); expected a results.json of evaluate.py.") from error
+        raise ValueError(
+            f"{path} is no JSON in UTF-8 ({error}); expected a results.json of rein-hf evaluate."
+        ) from error
     if not isinstance(found, dict) or not all(isinstance(results, dict) for results in found.values()):
-        raise ValueError(f"{path} holds no results by model and domain; expected a results.json of evaluate.py.")
+        raise ValueError(f"{path} holds no results by model and domain; expected a results.json of rein-hf evaluate.")
     return found
 
 

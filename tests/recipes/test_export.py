@@ -153,7 +153,7 @@ def test_a_file_that_is_refused_does_not_replace_a_good_one(adapter, tmp_path, m
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"output": "segmenter.bin"}, "ending in .onnx or .pt2"),
+        ({"output_dir": "segmenter.bin"}, "ending in .onnx or .pt2"),
         ({"dynamic": True, "largest": 64}, "--largest is 64; expected 65 pixels at least"),
         ({"largest": 512}, "--largest 512 has no effect without --dynamic true"),
         ({"batch_size": 0}, "--batch_size is 0; expected 1 at least"),
@@ -161,7 +161,7 @@ def test_a_file_that_is_refused_does_not_replace_a_good_one(adapter, tmp_path, m
 )
 def test_arguments_that_make_no_sense_are_refused(adapter, arguments, message):
     with pytest.raises(ValueError, match=message):
-        export.main(export.ExportArguments(**{"model": adapter, "output": "segmenter.onnx"} | arguments))
+        export.main(export.ExportArguments(**{"model": adapter, "output_dir": "segmenter.onnx"} | arguments))
 
 
 def test_more_classes_than_labels_of_8_bits_hold(build, tmp_path, monkeypatch):
@@ -171,3 +171,14 @@ def test_more_classes_than_labels_of_8_bits_hold(build, tmp_path, monkeypatch):
     monkeypatch.setattr(rein_hf, "from_pretrained", lambda *args, **kwargs: model)
     with pytest.raises(ValueError, match="--model old: id2label: there are 300 classes; expected 1 to 255"):
         export.main(export.ExportArguments("old", str(tmp_path / "segmenter.pt2")))
+
+
+@pytest.mark.parametrize(("given", "written"), [("out", "out/segmenter.onnx"), ("v1.0", "v1.0/segmenter.onnx")])
+def test_a_folder_gets_a_file_of_its_own(adapter, tmp_path, monkeypatch, given, written):
+    (tmp_path / "v1.0").mkdir()
+    monkeypatch.setattr(export, "trace", lambda *_: None)
+    monkeypatch.setattr(export, "save_exported", lambda program, output, scores: output.write_bytes(b"ONNX"))
+    monkeypatch.setattr(export, "load_exported", lambda output: None)
+    monkeypatch.setattr(export, "compare_with_model", lambda *_: {"equal_labels": 1.0})
+    export.main(export.ExportArguments(model=adapter, output_dir=str(tmp_path / given)))
+    assert (tmp_path / written).read_bytes() == b"ONNX"

@@ -150,7 +150,7 @@ def test_local_paths_and_what_cameras_note_stay_here(arguments, vit_folder):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"Stra\xdfe": {}}', "fog.json is no JSON in UTF-8 .*expected a results.json of evaluate.py"),
+        (b'{"Stra\xdfe": {}}', "fog.json is no JSON in UTF-8 .*expected a results.json of rein-hf evaluate"),
         (b"[1]", "fog.json holds no results by model and domain"),
         (b'{"a": 1}', "fog.json holds no results by model and domain"),
     ],
@@ -210,7 +210,7 @@ def test_what_does_not_belong_is_refused(arguments, adapter_folder, tmp_path):
     ):
         run(arguments)
     (adapter_folder / WEIGHTS).rename(tmp_path / WEIGHTS)
-    with pytest.raises(FileNotFoundError, match=f"adapter has no {WEIGHTS}; expected what train.py leaves"):
+    with pytest.raises(FileNotFoundError, match=f"adapter has no {WEIGHTS}; expected what rein-hf train leaves"):
         run(arguments)
     (adapter_folder / WEIGHTS).symlink_to(tmp_path / WEIGHTS)
     with pytest.raises(ValueError, match=f"{WEIGHTS} is a link to .*, outside the folder; copy the file instead"):

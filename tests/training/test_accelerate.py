@@ -100,7 +100,9 @@ def test_the_precision_of_the_launcher_is_the_recipes_where_it_says_none(recipe,
 def test_two_processes_on_a_cpu(recipe, tmp_path):
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(FILES["cpu"])]
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    subprocess.run([*command, "recipes/train.py", str(recipe)], env=environment, check=True, capture_output=True)
+    subprocess.run(
+        [*command, "-m", "rein_hf.commands.train", str(recipe)], env=environment, check=True, capture_output=True
+    )
     saved = tmp_path / "out" / "checkpoint-4"
     assert {path.name for path in saved.glob("rng_state*")} == {"rng_state_0.pth", "rng_state_1.pth"}
     assert checkpoints.verify(saved) is None and (tmp_path / "out" / "adapter_model.safetensors").is_file()
