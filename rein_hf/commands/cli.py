@@ -67,9 +67,15 @@ def run(verb: str, argv: Sequence[str] | None = None) -> int:
             return 0
         result = module.main(*parse(module, verb, argv))
     except (OSError, ValueError, FloatingPointError) as error:
-        print(f"rein-hf {verb}: {error}", file=sys.stderr)
+        print(f"rein-hf {verb}: {one_line(error)}", file=sys.stderr)
         return 2
     return int(isinstance(result, int) and result > 0)
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error; further lines are kept where they are a list, indented by two."""
+    first, *others = str(error).splitlines() or [type(error).__name__]
+    return str(error) if all(line.startswith("  ") for line in others) else " ".join(str(error).split())
 
 
 def parse(module: ModuleType, verb: str, argv: list[str]) -> tuple[Any, ...]:

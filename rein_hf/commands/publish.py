@@ -1,6 +1,6 @@
 """Publishes an adapter on the Hub, with a card of facts and measured results.
 
-    rein-hf publish --adapter OUT/rein --repo USER/NAME --facts hub_cards/NAME.yaml \\
+    rein-hf publish --model OUT/rein --repo USER/NAME --facts hub_cards/NAME.yaml \\
         --evaluation EVALUATION/results.json --sample overlay.png [--push true]
 
 Renders the card and shows what would be uploaded; with `--push true` uploads it (log in first: `hf auth login`). Of
@@ -38,12 +38,17 @@ SAMPLE_WIDTH = 1280
 
 @dataclass
 class PublishArguments:
-    adapter: str = field(metadata={"help": "Folder that rein-hf train left."})
     repo: str = field(metadata={"help": "USER/NAME on the Hub."})
     facts: str = field(metadata={"help": "Facts of this checkpoint, a file of hub_cards/."})
     sample: str = field(metadata={"help": "Picture for the card, e.g. an overlay of rein-hf predict."})
     evaluation: list[str] = field(default_factory=list, metadata={"help": "results.json of rein-hf evaluate."})
-    model: str | None = field(default=None, metadata={"help": "Its name in them, if they hold several models."})
+    model: str | None = field(
+        default=None,
+        metadata={"help": "Adapter: folder that rein-hf train left. Beside --adapter: its name in --evaluation."},
+    )
+    adapter: str | None = field(
+        default=None, metadata={"help": "The folder, where --model is its name in --evaluation."}
+    )
     card: str | None = field(default=None, metadata={"help": "Write the card to this file, to look at it."})
     private: bool = field(default=False, metadata={"help": "Make a new repository private."})
     push: bool = field(default=False, metadata={"help": "Upload."})
@@ -52,10 +57,13 @@ class PublishArguments:
 def main(args: PublishArguments) -> dict[str, int]:
     """Returns the bytes of every file that is, or would be, uploaded."""
     validate_repo_id(args.repo)
-    facts, adapter = read_facts(Path(args.facts)), Path(args.adapter)
+    folder, name_in_results = (args.adapter, args.model) if args.adapter else (args.model, None)
+    if not folder:
+        raise ValueError("the adapter is missing: --model FOLDER.")
+    facts, adapter = read_facts(Path(args.facts)), Path(folder)
     files = adapter_files(adapter)
     files[CONFIG_NAME] = published_config(files[CONFIG_NAME], facts)
-    results = read_results(args.evaluation, args.model, adapter)
+    results = read_results(args.evaluation, name_in_results, adapter)
     card = render_card(TEMPLATE, args.repo, facts, results, rein_hf.describe(adapter))
     files |= {"README.md": str(card).encode(), "sample.jpg": sample_picture(Path(args.sample))}
     if args.card:
@@ -125,7 +133,10 @@ def read_results(paths: list[str], model: str | None, adapter: Path) -> dict[str
         models = _read_json(Path(path))
         named = [model] if model else [name for name in models if Path(name).resolve() == adapter.resolve()]
         if len(named) != 1 or named[0] not in models:
-            raise ValueError(f"{path} holds {sorted(models)}; expected {model or adapter}. Name it with --model.")
+            raise ValueError(
+                f"{path} holds {sorted(models)}; expected {model or adapter}. Give the folder as --adapter, its "
+                "name there as --model."
+            )
         for domain, found in models[named[0]].items():
             if not isinstance(found, dict) or "mean_iou" not in found or "/" in domain:
                 continue

@@ -44,6 +44,11 @@ from .train_keys import to_overrides
 def main(recipe: RecipeArguments, args: TrainingArguments) -> SegmentationTrainer | None:
     """Trains, and returns the trainer; None if an earlier run of the recipe has finished."""
     set_seed(args.seed)
+    if len(Path(recipe.backbone).parts) > 2 and not Path(recipe.backbone).is_dir():
+        raise ValueError(
+            f"backbone is {recipe.backbone}: no such folder here, and no Hub id. Give another --backbone or, where it "
+            "is a folder of the repository, run this in a clone."
+        )
     sources = [load_domain(spec) for spec in recipe.train]
     targets = [load_domain(spec) for spec in recipe.evaluate]
     check_domains(sources, targets, args)
@@ -200,7 +205,10 @@ def parse(argv: list[str]) -> tuple[RecipeArguments, TrainingArguments]:
         overrides = to_overrides(argv[1:], path)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return read_recipe(path, overrides)
+    try:
+        return read_recipe(path, overrides)
+    except ValueError as error:  # of YAML and of huggingface_hub they have several lines
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 def help_text(argv: list[str]) -> str:

@@ -68,7 +68,7 @@ def _to_yaml(key: str, words: list[str], kind: Any) -> str:
             return "true"
         raise ValueError(f"--{key} has no value.")
     if len(words) == 1:
-        needs_list = lists and str not in kinds and not isinstance(_plain(words[0]), list | None)
+        needs_list = lists and str not in kinds and isinstance(_plain(words[0]), str | int | float)
         return json.dumps([_plain(words[0])]) if needs_list else words[0]
     if not lists and kind is not None:
         raise ValueError(f"--{key} has the values {' '.join(words)}; expected one (in quotes if it has spaces).")

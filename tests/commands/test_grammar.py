@@ -21,7 +21,7 @@ NEEDED = {
     "inspect": "--domains D E --output_dir O",
     "assess": "--assessment A --output_dir O",
     "submit": "--model A --domains D --output_dir O",
-    "publish": "--adapter A --repo U/R --facts F --sample S",
+    "publish": "--model A --repo U/R --facts F --sample S",
     "export": "--model A --output_dir O",
     "convert": "--checkpoint C --output_dir O",
     "benchmark": "--output_dir O",
@@ -98,6 +98,10 @@ def test_mistakes_are_one_line_and_status_2(verb, recipe, capsys):
         ("describe --model /nowhere", "/nowhere"),
         ("evaluate --model /nowhere --domains /nowhere --output_dir O", "/nowhere"),
         ("train", "expected a recipe first"),
+        ("train gtav_dinov2-large_512 --train {a:1}", "Field 'train' expected a list, got dict"),
+        ("train gtav_dinov2-large_512 --train [a", "is no plain YAML"),
+        ("train gtav_dinov2-large_512 --crop", "gtav_dinov2-large_512.yaml: --crop has no value."),
+        ("publish --repo U/R --facts F --sample S", "the adapter is missing: --model FOLDER."),
         ("train gtav_dinov2-huge_512", "Did you mean the shipped gtav_dinov2-large_512?"),
         ("train recipes/gtav_dinov2-large_512.yaml", "Did you mean the shipped gtav_dinov2-large_512?"),
         ("assess --assessment streetz --output_dir O", "Did you mean the shipped streets?"),
@@ -139,6 +143,12 @@ def test_lists_of_a_recipe_are_words(recipe):
         train.parse([str(recipe), "--crop", "64", "65"])
     with pytest.raises(ValueError, match="unexpected '64' before the first --KEY"):
         train.parse([str(recipe), "64"])
+
+
+def test_a_backbone_of_the_clone_is_missed_in_other_folders(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "streets_demo-vit_256", "--use-cpu"]) == 2
+    assert "backbone is recipes/demo/vit: no such folder here" in capsys.readouterr().err
 
 
 def test_epochs_are_answered_in_steps(recipe):

@@ -194,7 +194,9 @@ def test_what_does_not_belong_is_refused(arguments, adapter_folder, tmp_path):
         change_facts(arguments, domains={"fog": FACTS["domains"]["fog"]})
         run(arguments)
     change_facts(arguments)
-    with pytest.raises(ValueError, match=r"holds \['nowhere', 'other'\]; expected .*adapter. Name it with --model"):
+    with pytest.raises(
+        ValueError, match=r"holds \['nowhere', 'other'\]; expected .*adapter. Give the folder as --adapter, and"
+    ):
         (tmp_path / "others.json").write_text(json.dumps({"other": {}, "nowhere": {}}))
         run(arguments, evaluation=[str(tmp_path / "others.json")])
     with pytest.raises(ValueError, match="fog is in another --evaluation as well"):
