@@ -45,5 +45,5 @@ def find_shipped(kind: str, name: str) -> Path:
         return files[name]
     stem = Path(name).name.removesuffix(".yaml")
     close = [stem] if stem in files else difflib.get_close_matches(stem, files, 1)
-    hint = f" Did you mean the shipped {close[0]}?" if close else ""
-    raise FileNotFoundError(f"{name} is no file, and none of the shipped names: {', '.join(files)}.{hint}")
+    hint = f"Did you mean the shipped {close[0]}?" if close else f"Shipped are {', '.join(files)}."
+    raise FileNotFoundError(f"{name} is no file, and does not come with the package. {hint}")
