@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
-from transformers import HfArgumentParser
 
 import rein_hf
+from rein_hf.commands import cli
 from rein_hf.data import LAYOUTS
 from rein_hf.tuner.architectures import ARCHITECTURES
 from tests.support import documents
@@ -77,13 +77,17 @@ def test_commands_of_recipes_would_start(path):
         "python recipes/predict.py --modell x --input x --output_dir x",
         "python recipes/predict.py --model x",
         "python recipes/train.py RECIPE --lerning_rate 1",
+        "rein-hf predict --modell x --input x --output_dir x",
+        "rein-hf train gtav_dinov2-huge_512",
+        "rein-hf trian RECIPE",
+        "accelerate launch -m rein_hf.commands.train RECIPE --lerning_rate 1",
         "python -m tests.measure.none",
         "accelerate launch --proceses 2 recipes/train.py RECIPE",
         "make demmo",
     ],
 )
 def test_a_wrong_command_is_found(command):
-    with pytest.raises((AssertionError, SystemExit, ValueError)):
+    with pytest.raises((AssertionError, OSError, SystemExit, ValueError)):
         documents.check_command(command.split(), whole=True)
 
 
@@ -211,25 +215,17 @@ def test_readmes_python_runs(tiny):
 
 
 def test_readmes_commands_run(tiny, recipe, monkeypatch):
-    tiny |= {"DATA": str(recipe.parent / "data"), "[DATA]": f"[{recipe.parent / 'data'}]"}
+    tiny |= {"DATA": str(recipe.parent / "data")}
     values = yaml.safe_load(recipe.read_text())
     smaller = ["--head", str(values["head"]), "--backbone", values["backbone"], *TINY]
     ran = []
-    for words in documents.commands(README):
-        if words[0] != "python" or not set(tiny) & set(words) or "export" in words[1]:
+    for program, *words in documents.commands(README):
+        if program != "rein-hf" or not set(tiny) & set(words) or words[0] == "export":
             continue
-        module = importlib.import_module(words[1].removesuffix(".py").replace("/", "."))
-        script, *arguments = [tiny.get(word, word) for word in words[1:]]
-        if script == "recipes/train.py":
-            arguments = [str(ROOT / arguments[0]), *arguments[1:], *smaller]
-            module.main(*module.parse(arguments))
-        else:
-            kind = next(
-                kind for name, kind in vars(module).items() if re.fullmatch(r"(Pred|Inspec)\w*Arguments", name)
-            )
-            assert module.main(*HfArgumentParser(kind).parse_args_into_dataclasses(arguments)) == 0
-        ran.append(script)
-    assert ran == ["recipes/predict.py", "recipes/inspect_data.py", "recipes/train.py"]
+        arguments = [tiny.get(word, word) for word in words]
+        assert cli.main([*arguments, *(smaller if words[0] == "train" else [])]) == 0
+        ran.append(words[0])
+    assert ran == ["predict", "inspect", "train"]
     assert Image.open("outputs/segmented/fog_01000_overlay.jpg").size == (90, 70)
     assert Path("outputs/inspection/contact_sheet.png").is_file()
     assert rein_hf.from_pretrained("outputs/mine").config.id2label[13] == "car"

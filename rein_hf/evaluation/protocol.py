@@ -60,7 +60,7 @@ def evaluate_domain(
     metrics = {name: MeanIoU(domain.classes, scored=domain.scored) for name in names}
     for sample in tqdm(samples, domain.name, total, leave=False, disable=not accelerator.is_main_process):
         if sample["label"] is None:
-            raise ValueError(f"{domain.name}: the label of {sample['name']} is not public. See recipes/submit.py.")
+            raise ValueError(f"{domain.name}: the label of {sample['name']} is not public. See rein-hf submit.")
         image = sample["image"] if transform is None else transform(sample["image"], sample["name"])
         with accelerator.autocast():
             prediction = predict_sample(model, processor, domain, image, crop, stride)

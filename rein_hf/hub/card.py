@@ -66,7 +66,7 @@ def render_card(template: Path, repo: str, facts: Facts, results: dict[str, dict
         template: a file of Jinja.
         repo (`str`): the adapter's future Hub id.
         facts: from [`read_facts`].
-        results: of `recipes/evaluate.py`, by domain: `mean_iou`, `overall_accuracy` and `per_class_iou`, from 0 to 1.
+        results: of `rein-hf evaluate`, by domain: `mean_iou`, `overall_accuracy` and `per_class_iou`, from 0 to 1.
         about: from [`describe`].
 
     Raises:

@@ -33,7 +33,8 @@ _EVALUATION = "evaluation segments whole images one by one, in windows, and sums
 _SAMPLES = "samples come in an order of their own, drawn by `seed`, so that a run can continue at the same sample"
 _TOKENS = "it is for language models"
 _LAUNCHER = (
-    "say it to the launcher: accelerate launch --config_file recipes/accelerate/{}.yaml recipes/train.py RECIPE"
+    "say it to the launcher: accelerate launch --config_file {}.yaml -m rein_hf.commands.train RECIPE "
+    "(rein-hf train --list says where the file lies)"
 )
 _UNREAD = "neither transformers nor this library reads it"
 
@@ -84,8 +85,8 @@ REFUSED: dict[str, str] = {
     "fsdp_config": _LAUNCHER.format("fsdp2"),
     "deepspeed": _LAUNCHER.format("deepspeed_zero2"),
     "do_train": _UNREAD,
-    "do_eval": "use eval_strategy, or evaluate afterwards with recipes/evaluate.py",
-    "do_predict": "use recipes/predict.py",
+    "do_eval": "use eval_strategy, or evaluate afterwards with rein-hf evaluate",
+    "do_predict": "use rein-hf predict",
     "resume_from_checkpoint": "the same command continues the run in output_dir by itself",
     "local_rank": "the launcher numbers the processes",
 }

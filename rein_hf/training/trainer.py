@@ -27,8 +27,8 @@ def use_one_device(args: TrainingArguments) -> None:
     if args.n_gpu > 1:
         warnings.warn(
             f"{args.n_gpu} GPUs are visible, and one process trains on one of them. To train on all with the same "
-            "batch: accelerate launch --config_file recipes/accelerate/gpus.yaml "
-            f"--num_processes {args.n_gpu} recipes/train.py RECIPE",
+            f"batch: accelerate launch --config_file gpus.yaml --num_processes {args.n_gpu} -m rein_hf.commands.train "
+            "RECIPE (rein-hf train --list says where the file lies).",
             stacklevel=3,
         )
         args._n_gpu = 1

@@ -15,7 +15,7 @@ from PIL import Image
 from transformers import HfArgumentParser
 
 import rein_hf
-from recipes import evaluate, submit, train
+from rein_hf.commands import evaluate, submit, train
 from rein_hf.data import load_domain
 from rein_hf.evaluation import evaluate_domain
 from rein_hf.labels import CITYSCAPES_CLASSES, CITYSCAPES_IDS

@@ -9,8 +9,8 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.utils import logging
 
 import rein_hf
-from recipes import assess, export, train
 from rein_hf import ViTPyramidConfig
+from rein_hf.commands import assess, export, train
 from rein_hf.head import pixel_loss
 from rein_hf.training import trainer as trainer_module
 from tests.support.models import perturb

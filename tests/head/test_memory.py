@@ -80,7 +80,7 @@ def test_a_frozen_backbone_in_bfloat16(recipe, tmp_path):
 
 @pytest.mark.parametrize("tuning, dtype", [("full", "bfloat16"), ("rein", "float16")])
 def test_a_backbone_that_trains_stays_in_float32(recipe, tuning, dtype):
-    with pytest.raises(SystemExit, match=f"backbone_dtype is '{dtype}' with tuning '{tuning}'; expected float32, or"):
+    with pytest.raises(ValueError, match=f"backbone_dtype is '{dtype}' with tuning '{tuning}'; expected float32, or"):
         run_recipe(recipe, "--tuning", tuning, "--backbone_dtype", dtype)
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import HfArgumentParser
 
 import rein_hf
-from recipes import assess, evaluate, predict, train
+from rein_hf.commands import assess, evaluate, predict, train
 from rein_hf.data import load_folder
 from rein_hf.hub import read_facts
 from rein_hf.training import checkpoints
@@ -146,12 +146,12 @@ def test_objects_in_yaml_are_refused(tmp_path, ran, recipe, text):
     path = tmp_path / "file.yaml"
     path.write_text(text.format(ran=ran))
     message = "file.yaml is no plain YAML: could not determine a constructor for the tag 'tag:yaml.org,2002:python/"
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(ValueError, match=message):
         train.parse([str(path)])
     for read in (read_facts, assess.read_plan):
         with pytest.raises(ValueError, match=message):
             read(path)
-    with pytest.raises(SystemExit, match="recipe.yaml: --crop !!python/.* is no plain YAML"):
+    with pytest.raises(ValueError, match="recipe.yaml: --crop !!python/.* is no plain YAML"):
         train.parse([str(recipe), "--crop", f"!!python/object/apply:os.mkdir [{ran}]"])
 
 

@@ -19,9 +19,9 @@ from functools import partial
 import torch
 from transformers import Dinov2Config, Dinov2Model, HfArgumentParser
 
-from recipes.benchmark_costs import peak_memory
-from recipes.train import build_model
 from rein_hf.backbone import ViTPyramidBackbone
+from rein_hf.commands.benchmark_costs import peak_memory
+from rein_hf.commands.train import build_model
 from rein_hf.training import RecipeArguments
 
 

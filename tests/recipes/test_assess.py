@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import HfArgumentParser
 
 import rein_hf
-from recipes import assess, train
+from rein_hf.commands import assess, train
 from tests.support.miniatures import write_miniature
 from tests.support.runs import HEAD
 

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from transformers import HfArgumentParser
 
-from recipes import benchmark
-from recipes import benchmark_costs as costs
-from recipes.benchmark_variants import SIZES, VARIANTS, Setting, build_model
+from rein_hf.commands import benchmark
+from rein_hf.commands import benchmark_costs as costs
+from rein_hf.commands.benchmark_variants import SIZES, VARIANTS, Setting, build_model
 from rein_hf.head import ReinCriterion
 from rein_hf.head.mask2former import FAST_MODULES
 from rein_hf.views.plots import plot_benchmark

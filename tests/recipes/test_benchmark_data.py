@@ -5,7 +5,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from recipes import benchmark_data
+from rein_hf.commands import benchmark_data
 from rein_hf.data import load_domain
 
 
@@ -23,7 +23,7 @@ def write_folder(root):
 
 def test_stages(tmp_path, capsys):
     args = benchmark_data.DataBenchmarkArguments(
-        domain=str(write_folder(tmp_path)), size="64x48", crop=32, images=2, rounds=1
+        domains=str(write_folder(tmp_path)), size="64x48", crop=32, images=2, rounds=1
     )
     medians = benchmark_data.main(args)
     assert list(medians) == ["decode the files alone", "+ ids by table, checks", "+ augmentation", "+ batches of 4"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,9 +15,11 @@ from torch.nn import functional as F
 from transformers import AutoModel
 
 import rein_hf
-from recipes import convert_rein_to_hf
-from recipes.convert_rein_to_hf import BACKBONE_FILE, REIN_AND_HEAD_FILE, ConversionArguments
 from rein_hf.backbone.resampling import resample_patch_embed, resample_position_embed
+from rein_hf.commands import cli
+from rein_hf.commands import convert as command
+from rein_hf.commands.convert import BACKBONE_FILE, REIN_AND_HEAD_FILE, ConversionArguments
+from rein_hf.commands.convert_arguments import id2label
 from rein_hf.labels import CITYSCAPES_CLASSES
 from rein_hf.reference import default_out_indices, vit_config
 
@@ -57,7 +59,7 @@ def convert(tmp_path):
             torch.save(backbone, tmp_path / "theirs" / "dinov2.pth")
             backbone = str(tmp_path / "theirs" / "dinov2.pth")
         arguments = {"num_attention_heads": 2, "output_dir": str(tmp_path / out), **kwargs}
-        convert_rein_to_hf.main(ConversionArguments(checkpoint=str(file), backbone=backbone, **arguments))
+        command.main(ConversionArguments(checkpoint=str(file), backbone=backbone, **arguments))
         return tmp_path / out
 
     return convert
@@ -114,7 +116,7 @@ def test_there_and_back_is_bit_equal(convert, tmp_path, checkpoint, backbone, ch
     change(checkpoint, backbone)
     out = convert(checkpoint, backbone)
     assert "every tensor is equal to the converted one" in capsys.readouterr().out
-    convert_rein_to_hf.main(ConversionArguments(checkpoint=str(out), output_dir=str(tmp_path / "back"), reverse=True))
+    command.main(ConversionArguments(checkpoint=str(out), output_dir=str(tmp_path / "back"), reverse=True))
     found = torch.load(tmp_path / "back" / REIN_AND_HEAD_FILE, weights_only=True)
     assert found["meta"] == {}
     assert_same(found["state_dict"], checkpoint)
@@ -222,7 +224,7 @@ def test_names_that_are_refused(tmp_path, names, message):
         (tmp_path / "names.json").write_bytes(names)
         names = str(tmp_path / "names.json")
     with pytest.raises(ValueError, match=message):
-        convert_rein_to_hf.id2label(names, 19)
+        id2label(names, 19)
 
 
 def test_sizes_that_weights_cannot_tell():
@@ -235,17 +237,15 @@ def test_sizes_that_weights_cannot_tell():
 
 
 def refused(tmp_path: Path, **arguments: str) -> str:
-    """Runs the recipe as a script; the message that it exits with. Nothing is written."""
+    """Runs the command; what it writes on stderr. Nothing else is written."""
     before = sorted(tmp_path.rglob("*"))
-    argv = ["convert_rein_to_hf.py", "--output_dir", str(tmp_path / "out")]
+    argv = ["--output_dir", str(tmp_path / "out")]
     for name, value in {"num_attention_heads": "2", **arguments}.items():
         argv += [f"--{name}", *str(value).split()] if value is not None else []
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit:
-        patch.setattr(sys, "argv", argv)
-        runpy.run_path(convert_rein_to_hf.__file__, run_name="__main__")
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:
+        assert cli.run("convert", argv) == 2
     assert sorted(tmp_path.rglob("*")) == before
-    assert isinstance(exit.value.code, str)  # Python prints it and exits with 1
-    return exit.value.code
+    return stderr.getvalue().rstrip("\n")
 
 
 @pytest.fixture
@@ -367,7 +367,5 @@ def test_reverse_of_what_their_files_cannot_tell(tmp_path, convert, checkpoint, 
     config = json.loads((out / "adapter_config.json").read_text())
     (out / "adapter_config.json").write_text(json.dumps({**config, "use_softmax": False}))
     with pytest.raises(ValueError, match="has no softmax"):
-        convert_rein_to_hf.main(
-            ConversionArguments(checkpoint=str(out), output_dir=str(tmp_path / "back"), reverse=True)
-        )
+        command.main(ConversionArguments(checkpoint=str(out), output_dir=str(tmp_path / "back"), reverse=True))
     assert not (tmp_path / "back").exists()

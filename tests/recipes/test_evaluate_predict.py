@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import HfArgumentParser
 
 import rein_hf
-from recipes import evaluate, predict
+from rein_hf.commands import evaluate, predict
 from rein_hf.data import load_folder
 from rein_hf.evaluation import evaluate_domain, evenly_spaced_indices
 from rein_hf.labels import palette_of

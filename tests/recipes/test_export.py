@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 import rein_hf
-from recipes import export
+from rein_hf.commands import export
 from tests.support.models import perturb
 
 
@@ -58,7 +58,7 @@ def assert_as_segment(model, images: np.ndarray, labels: np.ndarray, scores: np.
 @pytest.mark.slow
 def test_one_size_as_pt2(adapter, tmp_path):
     file, images = tmp_path / "segmenter.pt2", photos(2, 64, 64)
-    export.main(export.ExportArguments(model=adapter, output=str(file), batch_size=2, scores=True))
+    export.main(export.ExportArguments(model=adapter, output_dir=str(file), batch_size=2, scores=True))
     labels, scores = torch.export.load(file).module()(torch.from_numpy(images))
     assert_as_segment(rein_hf.from_pretrained(adapter), images, labels.numpy(), scores.numpy())
 
@@ -73,7 +73,7 @@ def test_any_size_and_any_batch_as_onnx(adapter, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
     pytest.importorskip("onnxscript", reason="needs the extra 'export'")
     file = tmp_path / "new" / "segmenter.onnx"
-    arguments = export.ExportArguments(model=adapter, output=str(file), dynamic=True, scores=True, largest=256)
+    arguments = export.ExportArguments(model=adapter, output_dir=str(file), dynamic=True, scores=True, largest=256)
     found = export.main(arguments)
     assert found["equal_labels"] > 0.999 and found["score_difference"] < 1e-4
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
@@ -145,7 +145,7 @@ def test_a_file_that_is_refused_does_not_replace_a_good_one(adapter, tmp_path, m
         export, "load_exported", lambda path: lambda images: [torch.zeros(images.shape[:3], dtype=torch.uint8)]
     )
     with pytest.raises(RuntimeError, match="does not give what the model gives"):
-        export.main(export.ExportArguments(model=adapter, output=str(file)))
+        export.main(export.ExportArguments(model=adapter, output_dir=str(file)))
     assert file.read_text() == "good" and {path.name for path in tmp_path.iterdir()} >= {"segmenter.pt2", "adapter"}
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
@@ -153,7 +153,7 @@ def test_a_file_that_is_refused_does_not_replace_a_good_one(adapter, tmp_path, m
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"output": "segmenter.bin"}, "ending in .onnx or .pt2"),
+        ({"output_dir": "segmenter.bin"}, "ending in .onnx or .pt2"),
         ({"dynamic": True, "largest": 64}, "--largest is 64; expected 65 pixels at least"),
         ({"largest": 512}, "--largest 512 has no effect without --dynamic true"),
         ({"batch_size": 0}, "--batch_size is 0; expected 1 at least"),
@@ -161,7 +161,7 @@ def test_a_file_that_is_refused_does_not_replace_a_good_one(adapter, tmp_path, m
 )
 def test_arguments_that_make_no_sense_are_refused(adapter, arguments, message):
     with pytest.raises(ValueError, match=message):
-        export.main(export.ExportArguments(**{"model": adapter, "output": "segmenter.onnx"} | arguments))
+        export.main(export.ExportArguments(**{"model": adapter, "output_dir": "segmenter.onnx"} | arguments))
 
 
 def test_more_classes_than_labels_of_8_bits_hold(build, tmp_path, monkeypatch):
@@ -171,3 +171,14 @@ def test_more_classes_than_labels_of_8_bits_hold(build, tmp_path, monkeypatch):
     monkeypatch.setattr(rein_hf, "from_pretrained", lambda *args, **kwargs: model)
     with pytest.raises(ValueError, match="--model old: id2label: there are 300 classes; expected 1 to 255"):
         export.main(export.ExportArguments("old", str(tmp_path / "segmenter.pt2")))
+
+
+@pytest.mark.parametrize(("given", "written"), [("out", "out/segmenter.onnx"), ("v1.0", "v1.0/segmenter.onnx")])
+def test_a_folder_gets_a_file_of_its_own(adapter, tmp_path, monkeypatch, given, written):
+    (tmp_path / "v1.0").mkdir()
+    monkeypatch.setattr(export, "trace", lambda *_: None)
+    monkeypatch.setattr(export, "save_exported", lambda program, output, scores: output.write_bytes(b"ONNX"))
+    monkeypatch.setattr(export, "load_exported", lambda output: None)
+    monkeypatch.setattr(export, "compare_with_model", lambda *_: {"equal_labels": 1.0})
+    export.main(export.ExportArguments(model=adapter, output_dir=str(tmp_path / given)))
+    assert (tmp_path / written).read_bytes() == b"ONNX"

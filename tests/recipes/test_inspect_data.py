@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from transformers import HfArgumentParser
 
-from recipes import inspect_data
+from rein_hf.commands import inspect
 from tests.support.miniatures import write_miniature
 
 
@@ -15,8 +15,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.* holds .* of the .* images")
 
 
 def run(*arguments: str) -> int:
-    parser = HfArgumentParser(inspect_data.InspectionArguments)
-    return inspect_data.main(*parser.parse_args_into_dataclasses(list(arguments)))
+    parser = HfArgumentParser(inspect.InspectionArguments)
+    return inspect.main(*parser.parse_args_into_dataclasses(list(arguments)))
 
 
 def test_counts_sizes_and_pictures(tmp_path, capsys):

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 import rein_hf
-from recipes import predict
+from rein_hf.commands import predict
 from rein_hf.images import open_image
 from rein_hf.inference.photos import find_photos
 from tests.support.models import make_decided

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 import rein_hf
-from recipes import publish, train
+from rein_hf.commands import publish, train
 from rein_hf.hub import read_facts, render_card
 from tests.support.hub_api import TOKEN
 
@@ -150,7 +150,7 @@ def test_local_paths_and_what_cameras_note_stay_here(arguments, vit_folder):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"Stra\xdfe": {}}', "fog.json is no JSON in UTF-8 .*expected a results.json of evaluate.py"),
+        (b'{"Stra\xdfe": {}}', "fog.json is no JSON in UTF-8 .*expected a results.json of rein-hf evaluate"),
         (b"[1]", "fog.json holds no results by model and domain"),
         (b'{"a": 1}', "fog.json holds no results by model and domain"),
     ],
@@ -183,7 +183,7 @@ def test_at_the_command_line_an_error_is_one_line(tmp_path):
     command += ["--facts", str(tmp_path / "none.yaml"), "--sample", "none.jpg"]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     lines = ended.stderr.strip().splitlines()
-    assert ended.returncode == 1 and lines[-1].startswith("publish: ") and "none.yaml" in lines[-1]
+    assert ended.returncode == 2 and lines[-1].startswith("rein-hf publish: ") and "none.yaml" in lines[-1]
     assert "Traceback" not in ended.stderr
 
 
@@ -194,7 +194,9 @@ def test_what_does_not_belong_is_refused(arguments, adapter_folder, tmp_path):
         change_facts(arguments, domains={"fog": FACTS["domains"]["fog"]})
         run(arguments)
     change_facts(arguments)
-    with pytest.raises(ValueError, match=r"holds \['nowhere', 'other'\]; expected .*adapter. Name it with --model"):
+    with pytest.raises(
+        ValueError, match=r"holds \['nowhere', 'other'\]; expected .*adapter. Give the folder as --adapter, and"
+    ):
         (tmp_path / "others.json").write_text(json.dumps({"other": {}, "nowhere": {}}))
         run(arguments, evaluation=[str(tmp_path / "others.json")])
     with pytest.raises(ValueError, match="fog is in another --evaluation as well"):
@@ -210,7 +212,7 @@ def test_what_does_not_belong_is_refused(arguments, adapter_folder, tmp_path):
     ):
         run(arguments)
     (adapter_folder / WEIGHTS).rename(tmp_path / WEIGHTS)
-    with pytest.raises(FileNotFoundError, match=f"adapter has no {WEIGHTS}; expected what train.py leaves"):
+    with pytest.raises(FileNotFoundError, match=f"adapter has no {WEIGHTS}; expected what rein-hf train leaves"):
         run(arguments)
     (adapter_folder / WEIGHTS).symlink_to(tmp_path / WEIGHTS)
     with pytest.raises(ValueError, match=f"{WEIGHTS} is a link to .*, outside the folder; copy the file instead"):
@@ -281,7 +283,7 @@ def test_a_backbone_that_is_not_on_the_hub_is_not_named_on_a_card(arguments, hub
 # transformers' own ways to upload, in one process
 PUSH = """
 import sys, rein_hf
-from recipes import train
+from rein_hf.commands import train
 
 model = rein_hf.from_pretrained("user/adapter")
 model.push_to_hub("user/pushed")
@@ -309,6 +311,6 @@ def test_push_to_hub_of_model_and_trainer(hub, client, recipe, tmp_path):
 
 def test_a_recipe_takes_no_token(recipe):
     """It would be in shell histories and in the files that a run leaves."""
-    with pytest.raises(SystemExit, match="a token does not belong in a recipe") as refusal:
+    with pytest.raises(ValueError, match="a token does not belong in a recipe") as refusal:
         train.parse([str(recipe), "--hub_token", TOKEN])
     assert TOKEN not in str(refusal.value)

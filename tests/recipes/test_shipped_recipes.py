@@ -6,7 +6,7 @@ import pytest
 import yaml
 from accelerate.state import AcceleratorState
 
-from recipes import assess, train
+from rein_hf.commands import assess, train
 from rein_hf.files import read_yaml
 from tests.support.runs import adapter_weights
 from tests.support.shipped import SMALL, write_workplace

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import rein_hf
-from recipes import evaluate, train
+from rein_hf.commands import evaluate, train
 from rein_hf.training import SegmentationTrainer
 from tests.support.runs import adapter_weights, run_recipe
 
@@ -109,7 +109,7 @@ def test_fewer_images_at_once_are_accumulated_to_the_same_batch(recipe):
     [
         (["--max_stepz", "3"], r"tiny.yaml: unknown key 'max_stepz', did you mean 'max_steps'\?"),
         (["--tuning", "vpt"], "tuning is 'vpt'; expected one of rein, lora, frozen, full"),
-        (["--max_steps"], r"tiny.yaml: expected pairs of --KEY VALUE; found \['--max_steps'\]"),
+        (["--max_steps"], "tiny.yaml: --max_steps has no value"),
         (["--per_device_train_batch_size", "3"], "total_batch_size 2 is not a multiple of 3 images on each of 1 proc"),
         (["--rein.rank", "3"], "tiny.yaml: unknown key 'rein.rank'"),
         (["--rein.num_tokens", "9"], "num_tokens is 9, but the model has 8 object queries"),
@@ -124,7 +124,7 @@ def test_fewer_images_at_once_are_accumulated_to_the_same_batch(recipe):
     ],
 )
 def test_mistakes_in_a_recipe_are_refused(recipe, overrides, message):
-    with pytest.raises((SystemExit, ValueError, TypeError, FileNotFoundError), match=message):
+    with pytest.raises((ValueError, TypeError, FileNotFoundError), match=message):
         run_recipe(recipe, *overrides)
 
 

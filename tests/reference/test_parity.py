@@ -29,7 +29,8 @@ from torch.nn import functional as F
 from transformers.utils import logging as transformers_logging
 
 import rein_hf
-from recipes import convert_rein_to_hf
+from rein_hf.commands import convert
+from rein_hf.commands.convert_files import PEFT_PREFIX
 from rein_hf.inference import predict_labels, semantic_scores, slide_inference
 from rein_hf.reference import REIN_AND_HEAD_NAMES, Tensors, to_reference
 from rein_hf.training import param_groups
@@ -63,8 +64,8 @@ class Recording:
         self.gradients = load_file(folder / "rein_grads.safetensors")
         self.groups = json.loads((folder / "optimizer_groups.json").read_text())
         self.converted = converted / "adapter"
-        convert_rein_to_hf.main(
-            convert_rein_to_hf.ConversionArguments(
+        convert.main(
+            convert.ConversionArguments(
                 checkpoint=str(folder / "rein_and_head.pth"),
                 backbone=str(folder / "dinov2_converted.pth"),
                 output_dir=str(self.converted),
@@ -279,7 +280,7 @@ def optimizer_rows(recording: Recording) -> Iterator[Row]:
 
 def adapter_name(name: str) -> str:
     """Name of a parameter in the model -> its name in the adapter's file, without peft's prefix."""
-    name = name.removeprefix(convert_rein_to_hf.PEFT_PREFIX)
+    name = name.removeprefix(PEFT_PREFIX)
     return name.replace(".modules_to_save.default", "").replace(".default", "")
 
 

@@ -9,15 +9,17 @@ import shlex
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_type_hints
 
 from accelerate.commands.launch import launch_command_parser
 from transformers import HfArgumentParser
 
-from rein_hf.training import read_recipe
+from rein_hf.commands import cli
+from rein_hf.commands.grammar import CommandParser, spelled
 
 
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-COMMAND = re.compile(r"(?:\w+=\S+ )*(?:python |make |accelerate launch .*[.]py)")
+COMMAND = re.compile(r"(?:\w+=\S+ )*(?:python |make |rein-hf |accelerate launch .*(?:[.]py|rein_hf))")
 # words that stand for what a reader puts in their place
 PLACEHOLDERS = {"RECIPE": "recipes/configs/streets_demo-vit_256.yaml", "T": "rein", "S": "0"}
 
@@ -92,7 +94,8 @@ def check_command(words: list[str], whole: bool) -> None:
         whole: whether it has all that it needs; if not, its flags alone are looked at.
 
     Raises:
-        AssertionError, SystemExit, ValueError: a program, target, flag or value is unknown, or a file is missing.
+        AssertionError, OSError, SystemExit, ValueError: a program, target, flag or value is unknown, or a file is
+            missing.
     """
     words = [PLACEHOLDERS.get(word, word) for word in words]
     program, arguments = words[0], words[1:]
@@ -102,7 +105,14 @@ def check_command(words: list[str], whole: bool) -> None:
         assert arguments[0] == "launch"
         launch = launch_command_parser().parse_args(arguments[1:])
         assert launch.config_file is None or Path(launch.config_file).is_file()
-        _check_script(launch.training_script, launch.training_script_args, whole)
+        if launch.module:
+            assert launch.training_script.startswith("rein_hf.commands.")
+            _check_verb(launch.training_script.rpartition(".")[2], launch.training_script_args, whole)
+        else:
+            _check_script(launch.training_script, launch.training_script_args, whole)
+    elif program == "rein-hf":
+        assert arguments[0] in cli.VERBS or arguments[0] in cli.HELP
+        _check_verb(arguments[0], arguments[1:], whole)
     elif program == "python":
         if arguments[0] == "-m":
             arguments = [arguments[1].replace(".", "/") + ".py", *arguments[2:]]
@@ -116,18 +126,31 @@ def check_command(words: list[str], whole: bool) -> None:
         assert program in ("hf", "export"), words
 
 
+def _check_verb(verb: str, arguments: list[str], whole: bool) -> None:
+    if verb in cli.HELP or set(arguments) & {*cli.HELP, "--list"} or not (whole or arguments):
+        return
+    module = importlib.import_module(f"rein_hf.commands.{verb}")
+    if verb == "train":
+        module.parse(arguments)
+        return
+    parser = CommandParser(verb, get_type_hints(module.main)["args"])
+    keys = {spelled(word).partition("=")[0] for word in arguments if word.startswith("--")}
+    assert keys <= set(parser._option_string_actions)
+    if whole:
+        parser.parse(arguments)
+
+
 def _check_script(script: str, arguments: list[str], whole: bool) -> None:
     if script == "pytest.py":
         assert all(Path(argument).exists() for argument in arguments)
         return
-    assert Path(script).is_file()
-    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
-    if script == "recipes/train.py":
-        read_recipe(arguments[0], arguments[1:])
+    verb = re.search(r'run\("(\w+)"\)', Path(script).read_text(encoding="utf-8"))
+    if verb:  # a script of recipes/, which hands on
+        _check_verb(verb[1], arguments, whole)
         return
-    kinds = [kind for kind in vars(module).values() if dataclasses.is_dataclass(kind) and isinstance(kind, type)]
-    kinds = [kind for kind in kinds if kind.__module__ == module.__name__ and kind.__name__.endswith("Arguments")]
-    parser = HfArgumentParser(kinds)
+    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+    kind = get_type_hints(module.main).get("args")
+    parser = HfArgumentParser(kind if dataclasses.is_dataclass(kind) else [])
     assert {word for word in arguments if word.startswith("--")} <= set(parser._option_string_actions)
     if whole:
         parser.parse_args_into_dataclasses(arguments)

@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import Dinov2Config, Dinov2Model
 
-from recipes import train
+from rein_hf.commands import train
 
 
 HEAD = {

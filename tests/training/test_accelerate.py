@@ -14,7 +14,7 @@ from accelerate.utils.launch import (
     prepare_simple_launcher_cmd_env,
 )
 
-from recipes import train
+from rein_hf.commands import train
 from rein_hf.training import checkpoints
 from tests.support.runs import run_recipe
 
@@ -73,20 +73,20 @@ def test_deepspeed_is_what_it_says():
 def test_processes_that_do_not_find_each_other_are_refused(recipe, monkeypatch):
     """They would each train on their own, with a part of the batch."""
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SystemExit, match=r"1 process\(es\) found each other; expected 2"):
+    with pytest.raises(ValueError, match=r"1 process\(es\) found each other; expected 2"):
         train.parse([str(recipe), "--use_cpu", "false"])
 
 
 def test_a_number_of_processes_that_does_not_divide_the_batch_is_refused(recipe, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(SystemExit, match="total_batch_size 2 is not a multiple of 1 images on each of 3 process"):
+    with pytest.raises(ValueError, match="total_batch_size 2 is not a multiple of 1 images on each of 3 process"):
         train.parse([str(recipe)])
 
 
 def test_sharding_that_would_not_happen_is_refused(recipe, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "2")
-    with pytest.raises(SystemExit, match="accelerate does not shard on cpu: FSDP was asked for"):
+    with pytest.raises(ValueError, match="accelerate does not shard on cpu: FSDP was asked for"):
         run_recipe(recipe)
 
 
@@ -100,7 +100,9 @@ def test_the_precision_of_the_launcher_is_the_recipes_where_it_says_none(recipe,
 def test_two_processes_on_a_cpu(recipe, tmp_path):
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(FILES["cpu"])]
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    subprocess.run([*command, "recipes/train.py", str(recipe)], env=environment, check=True, capture_output=True)
+    subprocess.run(
+        [*command, "-m", "rein_hf.commands.train", str(recipe)], env=environment, check=True, capture_output=True
+    )
     saved = tmp_path / "out" / "checkpoint-4"
     assert {path.name for path in saved.glob("rng_state*")} == {"rng_state_0.pth", "rng_state_1.pth"}
     assert checkpoints.verify(saved) is None and (tmp_path / "out" / "adapter_model.safetensors").is_file()

@@ -8,7 +8,7 @@ import yaml
 from transformers import TrainingArguments
 
 import rein_hf.data
-from recipes import train
+from rein_hf.commands import train
 from rein_hf.training import read_recipe
 from rein_hf.training import recipe as recipe_module
 from rein_hf.training.recipe_keys import COMPUTED, NEEDS, REFUSED, USABLE

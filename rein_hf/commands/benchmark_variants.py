@@ -1,4 +1,4 @@
-"""The variants that `recipes/benchmark.py` measures: models with random weights, and the calls that are timed."""
+"""The variants that `rein-hf benchmark` measures: models with random weights, and the calls that are timed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch.nn import functional as F
 from transformers import Dinov2Config, Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 
-from recipes.train import apply_tuning
-from rein_hf import ViTPyramidConfig, slide_inference
-from rein_hf.backbone import backbone_of
-from rein_hf.inference import predict_labels
-from rein_hf.segmenter import use_paper_loss_and_fast_modules
-from rein_hf.training import RecipeArguments, param_groups
+from .. import ViTPyramidConfig, slide_inference
+from ..backbone import backbone_of
+from ..inference import predict_labels
+from ..segmenter import use_paper_loss_and_fast_modules
+from ..training import RecipeArguments, param_groups
+from .train import apply_tuning
 
 
 # Hidden size, blocks and attention heads of DINOv2.
@@ -55,7 +55,7 @@ class Variant(NamedTuple):
 
 
 def build_model(setting: Setting, tuning: str, stock: bool = False) -> torch.nn.Module:
-    """The paper's segmenter with random weights, tuned as in `recipes/train.py`; if `stock`, with transformers' own
+    """The paper's segmenter with random weights, tuned as in `rein-hf train`; if `stock`, with transformers' own
     head and loss."""
     torch.manual_seed(0)
     width, depth, heads = SIZES[setting.size]
