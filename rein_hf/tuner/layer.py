@@ -12,11 +12,12 @@ from functools import partial
 import torch
 from torch import nn
 
-from .base import NO_DATA_PARALLEL, linear_weight, with_weights
+from .base import NO_DATA_PARALLEL, is_autocast_enabled, linear_weight, with_weights
 from .block_list import BlockListLayer
 from .config import ReinConfig
 from .factors import Factors
 from .initialization import initial_weights
+from .refinement_hook import RefinementHook
 from .shared_factors import SharedFactors
 
 
@@ -110,7 +111,7 @@ class ReinLayer(BlockListLayer):
         self.update_layer(adapter_name, config, query_dim)
         self._hooks = [
             # first among the block's hooks: transformers records hidden states in a later one
-            block.register_forward_hook(partial(self._refine_output, index), prepend=True)
+            block.register_forward_hook(RefinementHook(self, index), prepend=True)
             for index, block in enumerate(base_layer)
         ]
 
@@ -201,8 +202,9 @@ class ReinLayer(BlockListLayer):
             factors = factors.to(output.device, factors.weight.dtype)
             return factors.attention(output[:, self.num_prefix_tokens :].to(factors.weight.dtype))
 
-    def _refine_output(self, index: int, block: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
-        """Forward hook of block `index`: returns its output (B, P + N, c) or (B, H, W, c) with the patches refined."""
+    def refine_output(self, index: int, block: nn.Module, output: torch.Tensor) -> torch.Tensor | None:
+        """What [`RefinementHook`] calls after block `index`: its output (B, P + N, c) or (B, H, W, c) with the patches
+        refined; `None` if the active adapter does not refine this block."""
         adapter = self.adapter
         if adapter is None or index not in self.refined_blocks(adapter):
             return None
@@ -216,7 +218,7 @@ class ReinLayer(BlockListLayer):
     def _refined(self, adapter: str, index: int, output: torch.Tensor) -> torch.Tensor:
         """The output of block `index` with the patches refined."""
         device, dtype = output.device.type, linear_weight(self.rein_delta[adapter]).dtype
-        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        autocast = is_autocast_enabled(device)
         if autocast and dtype != torch.float64:
             dtype = torch.get_autocast_dtype(device)
         elif dtype != output.dtype and not self.cast_input_dtype_enabled:
