@@ -17,7 +17,7 @@ from ..evaluation import evaluate_domain
 from ..head import ReinCriterion, pixel_loss
 from ..labels import IGNORE
 from .divergence import LossGuard
-from .optim import param_groups
+from .optim import param_groups, use_fused_optimizer
 from .saving import CheckpointingTrainer
 
 
@@ -92,7 +92,11 @@ class SegmentationTrainer(CheckpointingTrainer):
             groups = param_groups(self.model, self.args.learning_rate, self.args.weight_decay)
             betas = (self.args.adam_beta1, self.args.adam_beta2)
             self.optimizer = torch.optim.AdamW(
-                groups, lr=self.args.learning_rate, betas=betas, eps=self.args.adam_epsilon
+                groups,
+                lr=self.args.learning_rate,
+                betas=betas,
+                eps=self.args.adam_epsilon,
+                fused=use_fused_optimizer(groups),
             )
         return self.optimizer
 
