@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import nn
 from transformers import TrainingArguments
 
-from ..backbone import backbone_of
+from ..backbone import backbone_of, cast_frozen_weights
 from ..data import Domain
 from ..evaluation import evaluate_domain
 from ..head import ReinCriterion, pixel_loss
@@ -81,6 +82,10 @@ class SegmentationTrainer(CheckpointingTrainer):
             self.compute_loss_func = pixel_loss
         # the stock head refuses checkpointing of the whole model; most activations are the backbone's
         self.model.activation_checkpointing_enable = backbone_of(self.model).activation_checkpointing_enable
+        is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if self.args.bf16 and isinstance(self.model, PeftModel) and not is_sharded:
+            # autocast would cast them at every step; of a model without adapter they are saved, in float32
+            cast_frozen_weights(backbone_of(self.model), torch.bfloat16)
         if self.is_fsdp_enabled:
             # FSDP2 asks for the word embeddings, of which the stock model says by an exception that it has none
             self.model.get_input_embeddings = lambda: None
