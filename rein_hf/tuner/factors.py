@@ -132,6 +132,44 @@ class Factors:
         return delta.addmm_(_multiply(self.attention(flat), first), last).view(features.shape)
 
 
+def add_to_patches(output: torch.Tensor, delta: torch.Tensor, num_prefix_tokens: int) -> torch.Tensor:
+    """The output of a block (B, P + N, c) or (B, H, W, c) with delta, of the same shape, added to its patches; in the
+    type of the output. The P prefix tokens pass unchanged, whatever their delta is."""
+    if num_prefix_tokens == 0:
+        return (output + delta).to(output.dtype)
+    if torch.compiler.is_compiling():
+        return _AddToPatches.forward(output, delta, num_prefix_tokens)
+    return _AddToPatches.apply(output, delta, num_prefix_tokens)
+
+
+class _AddToPatches(torch.autograd.Function):
+    """`add_to_patches`, whose gradient torch would compute in three times as many operations, for it records how the
+    prefix tokens are written."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(output: torch.Tensor, delta: torch.Tensor, num_prefix_tokens: int) -> torch.Tensor:
+        refined = (output + delta).to(output.dtype)
+        refined[:, :num_prefix_tokens] = output[:, :num_prefix_tokens]
+        return refined
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: torch.Tensor) -> None:
+        _, delta, ctx.num_prefix_tokens = inputs
+        ctx.dtype = delta.dtype
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        of_delta = gradient.to(ctx.dtype, copy=True)
+        of_delta[:, : ctx.num_prefix_tokens] = 0
+        return gradient, of_delta, None
+
+    @staticmethod
+    def jvp(ctx, of_output: torch.Tensor, of_delta: torch.Tensor, _: None) -> torch.Tensor:
+        return _AddToPatches.forward(of_output, of_delta, ctx.num_prefix_tokens)
+
+
 def _multiply(matrix: torch.Tensor, factors: tuple[torch.Tensor, ...] | list[torch.Tensor]) -> torch.Tensor:
     for factor in factors:
         matrix = matrix @ factor

@@ -15,7 +15,7 @@ from torch import nn
 from .base import NO_DATA_PARALLEL, is_autocast_enabled, linear_weight, with_weights
 from .block_list import BlockListLayer
 from .config import ReinConfig
-from .factors import Factors, RefinementWeights
+from .factors import Factors, RefinementWeights, add_to_patches
 from .initialization import initial_weights
 from .refinement_hook import RefinementHook
 from .shared_factors import SharedFactors, compute_factors
@@ -230,10 +230,9 @@ class ReinLayer(BlockListLayer):
     def _refined(self, factors: Factors, output: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
         """The output of a block with the patches refined. `tensors` are those of the factors: checkpointing that is
         reentrant computes the gradients of its arguments alone."""
-        # the prefix tokens are computed as well and set to zero: the patches alone would have to be copied
+        # the delta of prefix tokens is computed as well and not used: the patches alone would have to be copied
         delta = factors.with_tensors(tensors).refine(output.to(factors.weight.dtype))
-        delta[:, : self.num_prefix_tokens] = 0
-        return (output + delta).to(output.dtype)
+        return add_to_patches(output, delta, self.num_prefix_tokens)
 
     def unload_and_optionally_merge_module(self, merge, safe_merge, adapter_names) -> nn.ModuleList:
         base_layer = super().unload_and_optionally_merge_module(merge, safe_merge, adapter_names)
