@@ -1,6 +1,7 @@
 """The backbone: four feature maps of strides 4, 8, 16 and 32 from one pretrained vision transformer."""
 
 from .config import SCALES, ViTPyramidConfig
+from .frozen_weights import cast_frozen_weights
 from .pyramid import ViTPyramidBackbone, backbone_of, rescale
 from .vit import build_vit, load_vit, resample_to
 
@@ -11,6 +12,7 @@ __all__ = [
     "ViTPyramidConfig",
     "backbone_of",
     "build_vit",
+    "cast_frozen_weights",
     "load_vit",
     "resample_to",
     "rescale",

@@ -69,6 +69,7 @@ class ViTPyramidBackbone(BackboneMixin, ViTPyramidPreTrainedModel):
             self.num_features += [width] * depth
         # transformers does not declare it for all architectures
         self._no_split_modules = [type(self.vit.get_submodule(self.architecture.blocks)[0]).__name__]
+        self.autocast_dtype: torch.dtype | None = None
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -114,6 +115,18 @@ class ViTPyramidBackbone(BackboneMixin, ViTPyramidPreTrainedModel):
             ValueError: `pixel_values` is not of that kind, or its sides do not fit; attention weights cannot be given.
         """
         self._check_pixel_values(pixel_values)
+        if self.autocast_dtype is None:
+            return self._forward(pixel_values, resize, output_hidden_states, output_attentions)
+        with torch.autocast(pixel_values.device.type, self.autocast_dtype):
+            return self._forward(pixel_values, resize, output_hidden_states, output_attentions)
+
+    def _forward(
+        self,
+        pixel_values: torch.Tensor,
+        resize: bool,
+        output_hidden_states: bool | int | list[int] | None,
+        output_attentions: bool | None,
+    ) -> BackboneOutput:
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         if output_attentions is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
@@ -57,3 +58,17 @@ def param_groups(model: nn.Module, lr: float, weight_decay: float, backbone_lr_f
     if not groups:
         raise ValueError("No parameter of the model requires gradients; expected an adapter or a model to train.")
     return list(groups.values())
+
+
+def use_fused_optimizer(groups: list[dict]) -> bool | None:
+    """What `fused` of a `torch.optim` optimizer should be for parameter groups as of [`param_groups`].
+
+    A fused step is one kernel for many parameters, where torch's default on a GPU takes a dozen.
+
+    Returns:
+        `True` if all parameters are plain tensors on CUDA devices, otherwise `None`, torch's own choice, also for the
+        sharded parameters of FSDP.
+    """
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    plain = all(type(parameter.data) is torch.Tensor for parameter in parameters)
+    return True if plain and all(parameter.device.type == "cuda" for parameter in parameters) else None

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import nn
 from transformers import TrainingArguments
 
-from ..backbone import backbone_of
+from ..backbone import backbone_of, cast_frozen_weights
 from ..data import Domain
 from ..evaluation import evaluate_domain
 from ..head import ReinCriterion, pixel_loss
 from ..labels import IGNORE
 from .divergence import LossGuard
-from .optim import param_groups
+from .optim import param_groups, use_fused_optimizer
 from .saving import CheckpointingTrainer
 
 
@@ -81,6 +82,10 @@ class SegmentationTrainer(CheckpointingTrainer):
             self.compute_loss_func = pixel_loss
         # the stock head refuses checkpointing of the whole model; most activations are the backbone's
         self.model.activation_checkpointing_enable = backbone_of(self.model).activation_checkpointing_enable
+        is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if self.args.bf16 and isinstance(self.model, PeftModel) and not is_sharded:
+            # autocast would cast them at every step; of a model without adapter they are saved, in float32
+            cast_frozen_weights(backbone_of(self.model), torch.bfloat16)
         if self.is_fsdp_enabled:
             # FSDP2 asks for the word embeddings, of which the stock model says by an exception that it has none
             self.model.get_input_embeddings = lambda: None
@@ -92,7 +97,11 @@ class SegmentationTrainer(CheckpointingTrainer):
             groups = param_groups(self.model, self.args.learning_rate, self.args.weight_decay)
             betas = (self.args.adam_beta1, self.args.adam_beta2)
             self.optimizer = torch.optim.AdamW(
-                groups, lr=self.args.learning_rate, betas=betas, eps=self.args.adam_epsilon
+                groups,
+                lr=self.args.learning_rate,
+                betas=betas,
+                eps=self.args.adam_epsilon,
+                fused=use_fused_optimizer(groups),
             )
         return self.optimizer
 

@@ -157,6 +157,14 @@ def with_weights(*modules: nn.Module) -> AbstractContextManager:
     return stack
 
 
+def is_autocast_enabled(device_type: str) -> bool:
+    """Whether autocast is on for a type of device; it never is for one that has no autocast, as `meta`."""
+    # not every torch that pyproject.toml allows can trace the question whether a device has autocast
+    if device_type == "meta" or not (torch.compiler.is_compiling() or torch.amp.is_autocast_available(device_type)):
+        return False
+    return torch.is_autocast_enabled(device_type)
+
+
 def linear_weight(linear: nn.Module) -> torch.Tensor:
     """The weight of one of Rein's linear layers, read without calling the layer.
 

@@ -6,12 +6,45 @@ Notation as in the paper: T tokens (m, c), T = A B with A (m, r) and B (r, c) if
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
-from .base import linear_weight
+
+@dataclass(frozen=True)
+class RefinementWeights:
+    """
+    The weights that a refinement is computed from.
+
+    Args:
+        tokens: A (..., m, r) and B (..., r, c), or T (..., m, c) alone.
+        to_feature: W_T (c, c) and b_T (c,).
+        delta: W_f (c, c) and b_f (c,).
+        scale (`torch.Tensor`, *optional*): of shape (1,); one if there is none.
+        use_softmax (`bool`): whether S is a softmax.
+    """
+
+    tokens: tuple[torch.Tensor, ...]
+    to_feature: tuple[torch.Tensor, torch.Tensor]
+    delta: tuple[torch.Tensor, torch.Tensor]
+    scale: torch.Tensor | None
+    use_softmax: bool
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All of them."""
+        return (*self.tokens, *self.to_feature, *self.delta, *(() if self.scale is None else (self.scale,)))
+
+    def with_tensors(self, tensors: Sequence[torch.Tensor]) -> RefinementWeights:
+        """Others in their place, in the order of `tensors()`."""
+        tokens, rest = tuple(tensors[: len(self.tokens)]), tensors[len(self.tokens) :]
+        scale = None if self.scale is None else rest[4]
+        return replace(self, tokens=tokens, to_feature=tuple(rest[:2]), delta=tuple(rest[2:4]), scale=scale)
+
+    def of_blocks(self, row: int | slice) -> RefinementWeights:
+        """Those of one refined block, or of some."""
+        return replace(self, tokens=tuple(matrix[row] for matrix in self.tokens))
 
 
 @dataclass(frozen=True)
@@ -44,51 +77,46 @@ class Factors:
     use_softmax: bool
 
     @classmethod
-    def of_weights(
-        cls,
-        tokens: tuple[torch.Tensor, ...],
-        to_feature: nn.Linear,
-        delta: nn.Linear,
-        scale: torch.Tensor | None,
-        use_softmax: bool,
-    ) -> Factors:
-        """
-        Args:
-            tokens: A (..., m, r) and B (..., r, c), or T (..., m, c) alone.
-            to_feature: W_T, b_T.
-            delta: W_f, b_f.
-            scale (`torch.Tensor`, *optional*): of shape (1,); one if there is none.
-            use_softmax (`bool`): whether S is a softmax.
-        """
-        weight, bias = linear_weight(delta), delta.bias
-        if scale is not None:
-            weight, bias = scale * weight, scale * bias
-        temperature = tokens[-1].shape[-1] ** -0.5 if use_softmax else 1.0
+    def of_weights(cls, weights: RefinementWeights) -> Factors:
+        """The factors of a block, or of several if the tokens have a leading dimension."""
+        tokens, (weight, bias) = weights.tokens, weights.delta
+        if weights.scale is not None:
+            weight, bias = weights.scale * weight, weights.scale * bias
+        temperature = tokens[-1].shape[-1] ** -0.5 if weights.use_softmax else 1.0
+        to_feature, to_feature_bias = weights.to_feature
         if len(tokens) == 1:
             keys = (temperature * tokens[0].mT,)
-            values = (_zero_sink_row(to_feature(tokens[0])) @ weight.T,)
+            values = (_zero_sink_row(nn.functional.linear(tokens[0], to_feature, to_feature_bias)) @ weight.T,)
         else:
             a, b = tokens
             keys = (b.mT, temperature * a.mT)
             # W_T (A B) + b_T = [A, 1] @ [W_T B; b_T]
-            rows = nn.functional.linear(b, linear_weight(to_feature))
-            rows = torch.cat([rows, to_feature.bias.expand(*rows.shape[:-2], 1, -1)], dim=-2)
+            rows = nn.functional.linear(b, to_feature)
+            rows = torch.cat([rows, to_feature_bias.expand(*rows.shape[:-2], 1, -1)], dim=-2)
             values = (_zero_sink_row(nn.functional.pad(a, (0, 1), value=1.0)), rows @ weight.T)
-        return cls(keys, values, weight, bias, use_softmax)
+        return cls(keys, values, weight, bias, weights.use_softmax)
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All of them."""
+        return (*self.keys, *self.values, self.weight, self.bias)
+
+    def with_tensors(self, tensors: Sequence[torch.Tensor]) -> Factors:
+        """Others in their place, in the order of `tensors()`."""
+        *products, weight, bias = tensors
+        half = len(products) // 2
+        return replace(self, keys=tuple(products[:half]), values=tuple(products[half:]), weight=weight, bias=bias)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Factors:
         """The same factors on a device and in a type."""
+        return self.with_tensors([tensor.to(device, dtype) for tensor in self.tensors()])
 
-        def moved(matrices: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-            return tuple(matrix.to(device, dtype) for matrix in matrices)
-
-        weight, bias = moved((self.weight, self.bias))
-        return replace(self, keys=moved(self.keys), values=moved(self.values), weight=weight, bias=bias)
-
-    def of_block(self, row: int) -> Factors:
-        """The factors of one block, from those of all blocks."""
-        keys, values = (tuple(matrix[row] for matrix in matrices) for matrices in (self.keys, self.values))
-        return replace(self, keys=keys, values=values)
+    def unbind(self) -> list[Factors]:
+        """The factors of each block, from those of all blocks."""
+        number = len(self.keys[0])
+        products = [matrix.unbind() for matrix in (*self.keys, *self.values)]
+        # the gradients of all blocks are stacked and summed at once: additions one by one would round every sum
+        shared = [matrix.expand(number, *matrix.shape).unbind() for matrix in (self.weight, self.bias)]
+        return [self.with_tensors(tensors) for tensors in zip(*products, *shared, strict=True)]
 
     def attention(self, features: torch.Tensor) -> torch.Tensor:
         """Attention S (..., m) of the features f (..., c) of one block to its tokens; each row sums to 1. Without a
@@ -102,6 +130,44 @@ class Factors:
         *first, last = self.values
         delta = nn.functional.linear(flat, self.weight, self.bias)
         return delta.addmm_(_multiply(self.attention(flat), first), last).view(features.shape)
+
+
+def add_to_patches(output: torch.Tensor, delta: torch.Tensor, num_prefix_tokens: int) -> torch.Tensor:
+    """The output of a block (B, P + N, c) or (B, H, W, c) with delta, of the same shape, added to its patches; in the
+    type of the output. The P prefix tokens pass unchanged, whatever their delta is."""
+    if num_prefix_tokens == 0:
+        return (output + delta).to(output.dtype)
+    if torch.compiler.is_compiling():
+        return _AddToPatches.forward(output, delta, num_prefix_tokens)
+    return _AddToPatches.apply(output, delta, num_prefix_tokens)
+
+
+class _AddToPatches(torch.autograd.Function):
+    """`add_to_patches`, whose gradient torch would compute in three times as many operations, for it records how the
+    prefix tokens are written."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(output: torch.Tensor, delta: torch.Tensor, num_prefix_tokens: int) -> torch.Tensor:
+        refined = (output + delta).to(output.dtype)
+        refined[:, :num_prefix_tokens] = output[:, :num_prefix_tokens]
+        return refined
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: torch.Tensor) -> None:
+        _, delta, ctx.num_prefix_tokens = inputs
+        ctx.dtype = delta.dtype
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        of_delta = gradient.to(ctx.dtype, copy=True)
+        of_delta[:, : ctx.num_prefix_tokens] = 0
+        return gradient, of_delta, None
+
+    @staticmethod
+    def jvp(ctx, of_output: torch.Tensor, of_delta: torch.Tensor, _: None) -> torch.Tensor:
+        return _AddToPatches.forward(of_output, of_delta, ctx.num_prefix_tokens)
 
 
 def _multiply(matrix: torch.Tensor, factors: tuple[torch.Tensor, ...] | list[torch.Tensor]) -> torch.Tensor:

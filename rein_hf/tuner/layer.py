@@ -12,12 +12,13 @@ from functools import partial
 import torch
 from torch import nn
 
-from .base import NO_DATA_PARALLEL, linear_weight, with_weights
+from .base import NO_DATA_PARALLEL, is_autocast_enabled, linear_weight, with_weights
 from .block_list import BlockListLayer
 from .config import ReinConfig
-from .factors import Factors
+from .factors import Factors, RefinementWeights, add_to_patches
 from .initialization import initial_weights
-from .shared_factors import SharedFactors
+from .refinement_hook import RefinementHook
+from .shared_factors import SharedFactors, compute_factors
 
 
 class ReinLayer(BlockListLayer):
@@ -34,8 +35,8 @@ class ReinLayer(BlockListLayer):
     hook of each block that runs before all others, so that whoever records hidden states sees the refined ones. It
     runs on the device of the features, wherever the weights are.
 
-    Without gradients the blocks share their [`Factors`], see [`SharedFactors`]. With gradients autograd stores per
-    block one map f (B, P + N, c), S (B, P + N, m), two maps of width r and r + 1, and c^2 + O(r(m + c)) for factors.
+    The blocks share their [`Factors`], see [`SharedFactors`]. Autograd stores per block one map f (B, P + N, c),
+    S (B, P + N, m), two maps of width r and r + 1, and O(r(m + c)) for factors; c^2 for those of all blocks.
 
     Args:
         base_layer (`nn.ModuleList`): the L blocks; each returns (B, P + N, c), or (B, H, W, c) without prefix tokens.
@@ -110,7 +111,7 @@ class ReinLayer(BlockListLayer):
         self.update_layer(adapter_name, config, query_dim)
         self._hooks = [
             # first among the block's hooks: transformers records hidden states in a later one
-            block.register_forward_hook(partial(self._refine_output, index), prepend=True)
+            block.register_forward_hook(RefinementHook(self, index), prepend=True)
             for index, block in enumerate(base_layer)
         ]
 
@@ -162,23 +163,20 @@ class ReinLayer(BlockListLayer):
         return self.rein_query_merge[adapter_name](summary.flatten(1))
 
     def factors(self, adapter_name: str, row: int | slice) -> Factors:
-        """The products of weights that a refinement needs, where the weights are and in their type.
-
-        Args:
-            adapter_name (`str`): name of the adapter.
-            row (`int` or `slice`): for which refined block, or blocks.
-        """
+        """The products of an adapter's weights that a refinement needs, where the weights are and in their type; for
+        one refined block, or for several if `row` is a slice."""
         config = self.configs[adapter_name]
         tokens = (self.rein_tokens_a, self.rein_tokens_b) if config.r else (self.rein_tokens,)
         to_feature, delta = self.rein_token_to_feature[adapter_name], self.rein_delta[adapter_name]
         with with_weights(*tokens, self.rein_scale, to_feature, delta):
-            return Factors.of_weights(
-                tokens=tuple(container[adapter_name][row] for container in tokens),
-                to_feature=to_feature,
-                delta=delta,
+            weights = RefinementWeights(
+                tokens=tuple(container[adapter_name] for container in tokens),
+                to_feature=(linear_weight(to_feature), to_feature.bias),
+                delta=(linear_weight(delta), delta.bias),
                 scale=None if config.zero_init else self.rein_scale[adapter_name],
                 use_softmax=config.use_softmax,
             )
+            return compute_factors(weights, row)
 
     def refined_blocks(self, adapter_name: str) -> list[int] | range:
         """The blocks that an adapter refines, counted from 0, in the order of its tokens."""
@@ -201,38 +199,40 @@ class ReinLayer(BlockListLayer):
             factors = factors.to(output.device, factors.weight.dtype)
             return factors.attention(output[:, self.num_prefix_tokens :].to(factors.weight.dtype))
 
-    def _refine_output(self, index: int, block: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
-        """Forward hook of block `index`: returns its output (B, P + N, c) or (B, H, W, c) with the patches refined."""
+    def refine_output(self, index: int, block: nn.Module, output: torch.Tensor) -> torch.Tensor | None:
+        """What [`RefinementHook`] calls after block `index`: its output (B, P + N, c) or (B, H, W, c) with the patches
+        refined; `None` if the active adapter does not refine this block."""
         adapter = self.adapter
         if adapter is None or index not in self.refined_blocks(adapter):
             return None
         if getattr(block, "_is_replica", False):
             raise ValueError(NO_DATA_PARALLEL)
-        if getattr(block, "gradient_checkpointing", False) and block.training and torch.is_grad_enabled():
-            # transformers checkpoints the block's forward, and hooks run outside of that
-            return block._gradient_checkpointing_func(partial(self._refined, adapter, index), output)
-        return self._refined(adapter, index, output)
-
-    def _refined(self, adapter: str, index: int, output: torch.Tensor) -> torch.Tensor:
-        """The output of block `index` with the patches refined."""
-        device, dtype = output.device.type, linear_weight(self.rein_delta[adapter]).dtype
-        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        device, dtype = output.device, linear_weight(self.rein_delta[adapter]).dtype
+        autocast = is_autocast_enabled(device.type)
         if autocast and dtype != torch.float64:
-            dtype = torch.get_autocast_dtype(device)
+            dtype = torch.get_autocast_dtype(device.type)
         elif dtype != output.dtype and not self.cast_input_dtype_enabled:
             raise ValueError(
                 f"The features are {output.dtype} and Rein's weights {dtype}, and disable_input_dtype_casting forbids "
                 "to cast the features. Make both of one type, or leave the casting on."
             )
         # all is cast here once: autocast would cast the features at every use, and autograd store every result
-        with torch.autocast(device, enabled=False) if autocast else nullcontext():
+        with torch.autocast(device.type, enabled=False) if autocast else nullcontext():
             factors = self._shared_factors.of_block(
-                self.factors, adapter, self.refined_blocks(adapter), index, output.device, dtype
+                self.factors, adapter, self.refined_blocks(adapter), index, device, dtype
             )
-            # the prefix tokens are computed as well and set to zero: the patches alone would have to be copied
-            delta = factors.refine(output.to(dtype))
-            delta[:, : self.num_prefix_tokens] = 0
-            return (output + delta).to(output.dtype)
+            if getattr(block, "gradient_checkpointing", False) and block.training and torch.is_grad_enabled():
+                # transformers checkpoints the block's forward, and hooks run outside of that
+                checkpoint = block._gradient_checkpointing_func
+                return checkpoint(partial(self._refined, factors), output, *factors.tensors())
+            return self._refined(factors, output, *factors.tensors())
+
+    def _refined(self, factors: Factors, output: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
+        """The output of a block with the patches refined. `tensors` are those of the factors: checkpointing that is
+        reentrant computes the gradients of its arguments alone."""
+        # the delta of prefix tokens is computed as well and not used: the patches alone would have to be copied
+        delta = factors.with_tensors(tensors).refine(output.to(factors.weight.dtype))
+        return add_to_patches(output, delta, self.num_prefix_tokens)
 
     def unload_and_optionally_merge_module(self, merge, safe_merge, adapter_names) -> nn.ModuleList:
         base_layer = super().unload_and_optionally_merge_module(merge, safe_merge, adapter_names)

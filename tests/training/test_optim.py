@@ -1,8 +1,12 @@
-"""Parameter groups: learning rate and weight decay of each kind of parameter."""
+"""Parameter groups: learning rate and weight decay of each kind of parameter; and which AdamW trains them."""
+
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from rein_hf.training import param_groups
+from rein_hf.training import SegmentationTrainer, param_groups
+from rein_hf.training.optim import use_fused_optimizer
 
 
 def by_name(groups):
@@ -49,3 +53,49 @@ def test_full_fine_tuning_learns_the_backbone_at_a_tenth(segmenter):
 def test_nothing_to_train_is_an_error(segmenter):
     with pytest.raises(ValueError, match="No parameter of the model requires gradients"):
         param_groups(segmenter.requires_grad_(False), lr=1e-4, weight_decay=0.05)
+
+
+def on(device, kind=torch.Tensor):
+    return SimpleNamespace(device=torch.device(device), data=torch.ones(1).as_subclass(kind))
+
+
+class Sharded(torch.Tensor):
+    """In the place of FSDP's DTensor."""
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ([on("cuda:0"), on("cuda:1")], True),
+        ([on("cuda:0"), on("cpu")], None),
+        ([on("cpu")], None),
+        ([on("cuda:0"), on("cuda:0", Sharded)], None),
+    ],
+)
+def test_the_optimizer_is_fused_on_cuda(parameters, expected):
+    assert use_fused_optimizer([{"params": parameters[:1]}, {"params": parameters[1:]}]) is expected
+
+
+@pytest.mark.parametrize("fused", [True, None])
+def test_the_trainer_makes_the_optimizer_that_fits(rein_model, monkeypatch, fused):
+    """torch has a fused AdamW on a CPU too, with which a step can be compared."""
+    asked = []
+    monkeypatch.setattr("rein_hf.training.trainer.use_fused_optimizer", lambda groups: asked.append(groups) or fused)
+    args = SimpleNamespace(learning_rate=1e-3, weight_decay=0.05, adam_beta1=0.9, adam_beta2=0.99, adam_epsilon=1e-8)
+    trainer = SimpleNamespace(optimizer=None, model=rein_model, args=args)
+    optimizer = SegmentationTrainer.create_optimizer(trainer)
+    assert optimizer.defaults["fused"] is fused and trainer.optimizer is optimizer
+    (groups,) = asked
+    assert [group["names"] for group in groups] == [group["names"] for group in optimizer.param_groups]
+    trained = [p for p in rein_model.parameters() if p.requires_grad]
+    other = torch.optim.AdamW([p.detach().clone().requires_grad_() for p in trained], lr=1e-3, betas=(0.9, 0.99))
+    other.param_groups[0]["weight_decay"] = 0.0
+    for group in optimizer.param_groups:
+        group["weight_decay"] = 0.0
+    for ours, theirs in zip(trained, other.param_groups[0]["params"], strict=True):
+        ours.grad = torch.ones_like(ours)
+        theirs.grad = torch.ones_like(theirs)
+    optimizer.step()
+    other.step()
+    for ours, theirs in zip(trained, other.param_groups[0]["params"], strict=True):
+        torch.testing.assert_close(ours, theirs)

@@ -79,15 +79,18 @@ def test_the_refinement_follows_the_features(name, dispatched):
     assert seen == ["cpu"] * (count // 2) + ["meta"] * (count - count // 2)
 
 
-def test_shared_factors_are_right_on_every_device_and_back(vit):
+@pytest.mark.parametrize("training", [False, True])
+def test_shared_factors_are_right_on_every_device_and_back(vit, training):
     layer = tuned(vit).base_model.model.encoder.layer
+    for parameters in (layer.rein_tokens_a, layer.rein_delta):
+        parameters.requires_grad_(training)
     computed = []
 
     def compute(adapter_name, row):
         computed.append(row)
         return layer.factors(adapter_name, row)
 
-    with torch.no_grad():
+    with torch.set_grad_enabled(training):
         expected = [layer.factors("default", row) for row in range(4)]
         for index, device in enumerate((CPU, META, CPU, CPU)):
             found = layer._shared_factors.of_block(compute, "default", range(4), index, device, torch.float32)

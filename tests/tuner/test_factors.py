@@ -203,7 +203,7 @@ def test_autograd_stores_one_feature_map_per_block(model, images):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        layer._refine_output(1, layer[1], (), features)
+        layer.refine_output(1, layer[1], features)
     for parameter in layer.parameters():
         stored.pop(parameter.untyped_storage().data_ptr(), None)
     patches, c, m, r = 2 * 50, 32, 6, 4
