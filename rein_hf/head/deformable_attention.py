@@ -12,6 +12,7 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention,
 )
 
+from .cast_weights import NO_CASTS, CastWeights
 from .deformable_sampling import has_kernel, sample_and_sum, sample_and_sum_in_torch
 from .transforms import is_transformed
 
@@ -37,6 +38,7 @@ class DeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAtte
         spatial_shapes_list: list[tuple[int, int]] | None = None,
         level_start_index: torch.Tensor | None = None,
         output_attentions: bool = False,
+        casts: CastWeights = NO_CASTS,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Args:
@@ -45,6 +47,7 @@ class DeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAtte
             attention_mask (`(B, N)`, *optional*): True where a value counts as zero.
             reference_points (`(B, Q, levels, 2)`): x and y of each query, from 0 to 1.
             spatial_shapes_list: height and width of each level.
+            casts: of this module.
             encoder_attention_mask, level_start_index, output_attentions: not used, as in the stock module.
 
         Returns:
@@ -65,16 +68,20 @@ class DeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAtte
                 level_start_index,
                 output_attentions,
             )
-        queries = self.with_pos_embed(hidden_states, position_embeddings)
-        values = self.value_proj(encoder_hidden_states)
+        queries = casts.cast(self.with_pos_embed(hidden_states, position_embeddings))
+        values = casts.linear(self.value_proj, encoder_hidden_states)
         if attention_mask is not None:
             values = values.masked_fill(attention_mask[..., None], 0.0)
         per_head = (*queries.shape[:2], self.n_heads)
-        offsets = self.sampling_offsets(queries).view(*per_head, self.n_levels, self.n_points, 2)
-        # transposed: a softmax over the first dimension is four times as fast as over a last one of size twelve
-        logits = self.attention_weights(queries).view(-1, self.n_levels * self.n_points)
-        weights = logits.t().softmax(dim=0).t().reshape(*per_head, self.n_levels, self.n_points)
+        offsets = casts.linear(self.sampling_offsets, queries).view(*per_head, self.n_levels, self.n_points, 2)
+        logits = casts.linear(self.attention_weights, queries).view(-1, self.n_levels * self.n_points)
+        if logits.device.type == "cpu":
+            # transposed: a softmax over the first dimension is four times as fast as over a last one of size twelve
+            weights = logits.t().softmax(dim=0).t()
+        else:
+            weights = logits.softmax(dim=-1)
+        weights = weights.reshape(*per_head, self.n_levels, self.n_points)
         shapes = [side for shape in spatial_shapes_list for side in shape]
         sum_samples = sample_and_sum_in_torch if transformed else sample_and_sum
         output = sum_samples(values, shapes, reference_points, offsets, weights)
-        return self.output_proj(output), weights
+        return casts.linear(self.output_proj, output), weights

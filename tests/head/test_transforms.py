@@ -14,8 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from rein_hf.head import class_and_mask_logits
 from rein_hf.head.deformable_sampling import sample_and_sum
 from rein_hf.head.mask2former import FAST_MODULES
-from rein_hf.head.pixel_decoder import SinePositions
-from rein_hf.head.transformer_decoder import mask_logits
+from rein_hf.head.masks import mask_logits
+from rein_hf.head.positions import SinePositions
 
 
 STOCK = {fast: stock for stock, fast in FAST_MODULES.items()}
