@@ -26,7 +26,7 @@ WITHOUT_KERNEL = {
 }
 
 
-# Operators of this library count as what they launch on a GPU: the backward pass sets the sums to zero, runs one kernel,
+# Operators of this library count as what they launch on a GPU: this backward pass sets the sums to zero, runs a kernel
 # and casts the sums.
 LAUNCHES = {"rein_hf::sample_and_sum_backward": 3}
 
