@@ -15,6 +15,7 @@ What differs from transformers' `Mask2FormerLoss`:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -47,18 +48,27 @@ def pixel_loss(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor |
 
 
 class Points(NamedTuple):
-    """Random points for one decoder output, x and y from 0 to 1. They are drawn in the order of the fields.
+    """Random points for O decoder outputs, x and y from 0 to 1.
 
     Args:
-        matching: for each image (1, P, 2), where predicted and target masks are compared for the matching.
-        candidates: (M, 3P, 2) for M matched masks; the loss uses the 3P / 4 points where the prediction is the most
+        matching: (O, B, P, 2), where predicted and target masks are compared for the matching.
+        candidates: (O, M, 3P, 2) for M matched masks; the loss uses the 3P / 4 points where the prediction is the most
             uncertain.
-        random: (M, P / 4, 2), which the loss uses as they are.
+        random: (O, M, P / 4, 2), which the loss uses as they are.
     """
 
-    matching: list[torch.Tensor]
+    matching: torch.Tensor
     candidates: torch.Tensor
     random: torch.Tensor
+
+    @classmethod
+    def draw(cls, outputs: int, rows: Sequence[int], numbers: Sequence[int], device: torch.device) -> Points:
+        """All in one operation. The generator of a CPU draws the same as in a loop over the outputs, and for each the
+        fields in their order; `rows` (B, M, M) and `numbers` (P, 3P, P / 4) are their sizes."""
+        sizes = [row * number for row, number in zip(rows, numbers, strict=True)]
+        drawn = torch.rand(outputs, sum(sizes), 2, device=device).split(sizes, dim=1)
+        parts = zip(drawn, rows, numbers, strict=True)
+        return cls(*(part.unflatten(1, (row, number)) for part, row, number in parts))
 
 
 class ReinCriterion(Mask2FormerLoss):
@@ -117,40 +127,28 @@ class ReinCriterion(Mask2FormerLoss):
             num_masks, share = self.averages[0], self.totals(class_labels)[1] / self.averages[1]
         dtype = torch.promote_types(masks_queries_logits.dtype, torch.float32)
         with torch.autocast(masks_queries_logits.device.type, enabled=False):
-            # drawn before anything else, in the order in which a loop over the outputs would draw them
-            points = [self._draw_points(masks, class_labels) for masks, _ in outputs]
+            matched = sum(min(len(classes), masks_queries_logits.shape[1]) for classes in class_labels)
+            random = self.num_points - int(self.importance_sample_ratio * self.num_points)
+            numbers = (self.num_points, int(self.num_points * self.oversample_ratio), random)
+            rows = (len(class_labels), matched, matched)
+            points = Points.draw(len(outputs), rows, numbers, masks_queries_logits.device)
+            points = Points(*(one.to(dtype) for one in points))
             targets = Targets.of_images(mask_labels, class_labels, dtype)
-            compared = torch.cat([one for drawn in points for one in drawn.matching]).to(dtype)
-            matched = self.matcher(outputs, targets, compared.unflatten(0, (len(outputs), -1)))
+            matched = self.matcher(outputs, targets, points.matching)
             pairs = Pairs.of_matching(matched, targets, outputs[0][0])
             losses = self._mask_losses([masks for masks, _ in outputs], targets, pairs, points, num_masks)
             losses["loss_cross_entropy"] = share * self._class_losses([one for _, one in outputs], targets, pairs)
+        names = [name + suffix for name in losses for suffix in suffixes]
+        parts = [loss for of_outputs in losses.values() for loss in of_outputs.unbind()]
         # copies: the model multiplies its weights into them, which autograd forbids for parts of one tensor
-        return {
-            name + suffix: loss.clone()
-            for name, of_outputs in losses.items()
-            for suffix, loss in zip(suffixes, of_outputs.unbind(), strict=True)
-        }
-
-    def _draw_points(self, masks: torch.Tensor, class_labels: list[torch.Tensor]) -> Points:
-        matched = sum(min(len(classes), masks.shape[1]) for classes in class_labels)
-
-        def draw(rows: int, number: int) -> torch.Tensor:
-            return torch.rand(rows, number, 2, device=masks.device)
-
-        matching = [draw(1, self.num_points) for _ in class_labels]
-        if not matched:  # then the reference draws no further points
-            return Points(matching, masks.new_zeros(0), masks.new_zeros(0))
-        uncertain = int(self.importance_sample_ratio * self.num_points)
-        candidates = draw(matched, int(self.num_points * self.oversample_ratio))
-        return Points(matching, candidates, draw(matched, self.num_points - uncertain))
+        return dict(zip(names, torch._foreach_add(parts, 0.0), strict=True))
 
     def _mask_losses(
         self,
         masks: list[torch.Tensor],
         targets: Targets,
         pairs: Pairs,
-        points: list[Points],
+        points: Points,
         num_masks: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         """Mask loss and dice loss (O,) of O decoder outputs, from their mask logits (B, m, h, w)."""
@@ -161,7 +159,7 @@ class ReinCriterion(Mask2FormerLoss):
         matched = [one.flatten(0, 1)[queries] for one, queries in zip(masks, pairs.queries, strict=True)]
         matched = at_least_float32(torch.stack(matched))
         with torch.no_grad():
-            where = torch.stack(list(map(self._choose_points, matched, points)))  # (O, M, P, 2)
+            where = self._choose_points(matched, points)  # (O, M, P, 2)
             # in the order of the masks: the other way round the masks, which are larger, would be copied
             labels = sample_points(targets.masks, where.flatten(0, 1)[pairs.of_mask])  # (N, O, P)
             labels = labels.flatten(0, 1)[pairs.places].unflatten(0, where.shape[:2])
@@ -172,15 +170,14 @@ class ReinCriterion(Mask2FormerLoss):
         return {"loss_mask": cross_entropy.sum(dim=1) / num_masks, "loss_dice": dice.sum(dim=1) / num_masks}
 
     def _choose_points(self, masks: torch.Tensor, points: Points) -> torch.Tensor:
-        """Where the losses of M masks (M, h, w) are computed, (M, P, 2): the most uncertain candidates, and random
+        """Where the losses of masks (O, M, h, w) are computed, (O, M, P, 2): the most uncertain candidates, and random
         points."""
-        candidates = points.candidates.to(masks.dtype)
-        uncertainty = -sample_points(masks, candidates).abs()
-        number = self.num_points - points.random.shape[1]
-        chosen = uncertainty.topk(number, dim=1, sorted=False).indices
+        uncertainty = sample_points(masks.flatten(0, 1), points.candidates.flatten(0, 1)).abs_()
+        number = self.num_points - points.random.shape[2]
+        chosen = uncertainty.topk(number, dim=1, largest=False, sorted=False).indices.view(*masks.shape[:2], -1)
         # x and y as one complex number: both are gathered by one index
-        uncertain = torch.view_as_real(torch.view_as_complex(candidates).gather(1, chosen))
-        return torch.cat([uncertain, points.random.to(masks.dtype)], dim=1)
+        uncertain = torch.view_as_real(torch.view_as_complex(points.candidates).gather(2, chosen))
+        return torch.cat([uncertain, points.random], dim=2)
 
     def _class_losses(self, classes: list[torch.Tensor], targets: Targets, pairs: Pairs) -> torch.Tensor:
         """Cross-entropy (O,) of the class logits (B, m, K + 1) of O decoder outputs: for matched queries with the

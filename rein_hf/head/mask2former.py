@@ -13,6 +13,9 @@ from peft import PeftModel
 from torch import nn
 from transformers import Mask2FormerForUniversalSegmentation
 from transformers.models.mask2former.modeling_mask2former import (
+    Mask2FormerAttention,
+    Mask2FormerMaskedAttentionDecoder,
+    Mask2FormerMaskedAttentionDecoderLayer,
     Mask2FormerMaskPredictor,
     Mask2FormerPixelDecoder,
     Mask2FormerPixelDecoderEncoderLayer,
@@ -23,9 +26,12 @@ from transformers.models.mask2former.modeling_mask2former import (
 )
 
 from ..backbone import ViTPyramidBackbone
+from .decoder_attention import CrossAttention, SelfAttention
 from .deformable_attention import DeformableAttention
-from .pixel_decoder import PixelDecoder, PixelDecoderEncoder, PixelDecoderEncoderLayer, SinePositions
-from .transformer_decoder import CrossAttention, MaskPredictor, TransformerModule, mask_logits
+from .masks import MaskPredictor, mask_logits
+from .pixel_decoder import PixelDecoder, PixelDecoderEncoder, PixelDecoderEncoderLayer
+from .positions import SinePositions
+from .transformer_decoder import TransformerDecoder, TransformerDecoderLayer, TransformerModule
 
 
 FAST_MODULES = {
@@ -35,6 +41,9 @@ FAST_MODULES = {
     Mask2FormerPixelDecoderEncoderLayer: PixelDecoderEncoderLayer,
     Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention: DeformableAttention,
     Mask2FormerTransformerModule: TransformerModule,
+    Mask2FormerMaskedAttentionDecoder: TransformerDecoder,
+    Mask2FormerMaskedAttentionDecoderLayer: TransformerDecoderLayer,
+    Mask2FormerAttention: SelfAttention,
     Mask2FormerMaskPredictor: MaskPredictor,
     Mask2FormerSinePositionEmbedding: SinePositions,
 }

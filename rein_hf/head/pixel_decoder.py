@@ -2,8 +2,8 @@
 results up to rounding.
 
 What differs from transformers' modules:
-- position embeddings are computed once per size, for one image, and expanded to the batch; transformers caches only
-  one of the three sizes, for the whole batch;
+- position embeddings and reference points are computed once per size, for one image; transformers caches only the
+  embeddings of one of the three sizes, for the whole batch;
 - activations are computed in place. The stock layers check that they are finite, which waits for the device; here the
   trainer checks the loss instead (divergence.py);
 - there are no padding masks, because images are never padded here, and no tensors that hold sizes: tracing would turn
@@ -17,17 +17,18 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerPixelDecoder,
     Mask2FormerPixelDecoderEncoderLayer,
     Mask2FormerPixelDecoderEncoderOnly,
     Mask2FormerPixelDecoderOutput,
-    Mask2FormerSinePositionEmbedding,
 )
-from transformers.pytorch_utils import compile_compatible_method_lru_cache
 
 from ..backbone import rescale
-from .transforms import is_transformed, makes_ordinary_tensors
+from .cast_weights import NO_CASTS, CastWeights
+from .positions import reference_points
+from .transforms import is_transformed
 
 
 class PixelDecoder(Mask2FormerPixelDecoder):
@@ -66,14 +67,14 @@ class PixelDecoder(Mask2FormerPixelDecoder):
         ]
         shapes = [(level.shape[2], level.shape[3]) for level in inputs]
         if encoder_outputs is None:
-            positions = [self.position_embedding(level.shape, level.device, level.dtype) for level in inputs]
+            # of one image: they are the same for all
+            positions = [self.position_embedding((1, *level.shape[1:]), level.device, level.dtype) for level in inputs]
             encoder_outputs = self.encoder(
                 inputs_embeds=torch.cat([_flatten_map(level) for level in inputs], dim=1),
                 position_embeddings=torch.cat(
                     [_flatten_map(one) + level for one, level in zip(positions, self.level_embed, strict=True)], dim=1
                 ),
                 spatial_shapes_list=shapes,
-                valid_ratios=inputs[0].new_ones(inputs[0].shape[0], len(inputs), 2),
                 output_attentions=output_attentions,
                 output_hidden_states=output_hidden_states,
                 return_dict=return_dict,
@@ -109,27 +110,57 @@ def _flatten_map(feature_map: torch.Tensor) -> torch.Tensor:
 
 class PixelDecoderEncoder(Mask2FormerPixelDecoderEncoderOnly):
     """The layers of the pixel decoder; a subclass because tracing turns the sizes in the stock one's `torch.linspace`
-    into constants."""
+    into constants, and because reference points are computed once per size."""
 
-    @staticmethod
-    def get_reference_points(
-        spatial_shapes_list: list[tuple[int, int]], valid_ratios: torch.Tensor, device: torch.device
-    ) -> torch.Tensor:
-        """Reference points (B, N, levels, 2): x and y, from 0 to 1, of the centres of all pixels of all levels.
-
-        Args:
-            spatial_shapes_list: height and width of each level.
-            valid_ratios (`(B, levels, 2)`): the fraction of each level's width and height that is not padding.
-            device: of the result.
+    def forward(
+        self,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_embeddings: torch.Tensor | None = None,
+        spatial_shapes_list: list[tuple[int, int]] | None = None,
+        level_start_index: torch.Tensor | None = None,
+        valid_ratios: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutput:
         """
-        points = []
-        for level, (height, width) in enumerate(spatial_shapes_list):
-            y, x = (torch.arange(size, dtype=valid_ratios.dtype, device=device) + 0.5 for size in (height, width))
-            y = y[None] / (valid_ratios[:, None, level, 1] * height)
-            x = x[None] / (valid_ratios[:, None, level, 0] * width)
-            x, y = x[:, None, :].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)
-            points.append(torch.stack([x, y], dim=-1).flatten(1, 2))
-        return torch.cat(points, dim=1)[:, :, None] * valid_ratios[:, None]
+        Args:
+            inputs_embeds (`(B, N, c)`), position_embeddings (`(1 or B, N, c)`): queries are their sum.
+            spatial_shapes_list: height and width of each level.
+            attention_mask, level_start_index, output_attentions, output_hidden_states, return_dict: as in the stock
+                module.
+            valid_ratios: not used; no image is padded.
+
+        Returns:
+            What the stock module returns.
+        """
+        config = self.config
+        output_attentions = config.output_attentions if output_attentions is None else output_attentions
+        output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        points = reference_points(spatial_shapes_list, inputs_embeds.device, inputs_embeds.dtype)
+        casts = CastWeights(self, inputs_embeds)
+        hidden, kept, attentions = inputs_embeds, [], []
+        for layer in self.layers:
+            if output_hidden_states:
+                kept.append(hidden.transpose(0, 1))
+            hidden, *weights = layer(
+                hidden,
+                attention_mask,
+                position_embeddings=position_embeddings,
+                reference_points=points.expand(len(hidden), -1, -1, -1),
+                spatial_shapes_list=spatial_shapes_list,
+                output_attentions=output_attentions,
+                casts=casts,
+            )
+            attentions.extend(weights)
+        if output_hidden_states:
+            kept.append(hidden.transpose(0, 1))
+        return BaseModelOutput(
+            last_hidden_state=hidden,
+            hidden_states=tuple(kept) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+        )
 
 
 class PixelDecoderEncoderLayer(Mask2FormerPixelDecoderEncoderLayer):
@@ -141,6 +172,7 @@ class PixelDecoderEncoderLayer(Mask2FormerPixelDecoderEncoderLayer):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None,
         output_attentions: bool = False,
+        casts: CastWeights = NO_CASTS,
         **kwargs,
     ) -> tuple[torch.Tensor, ...]:
         """
@@ -148,6 +180,7 @@ class PixelDecoderEncoderLayer(Mask2FormerPixelDecoderEncoderLayer):
             hidden_states (`(B, N, c)`): level after level.
             attention_mask (`(B, N)`, *optional*): True where there is padding.
             output_attentions (`bool`): whether to return the attention weights as well.
+            casts: of the encoder.
             kwargs: further arguments of [`DeformableAttention`].
 
         Returns:
@@ -158,42 +191,15 @@ class PixelDecoderEncoderLayer(Mask2FormerPixelDecoderEncoderLayer):
             attention_mask=attention_mask,
             encoder_hidden_states=hidden_states,
             output_attentions=output_attentions,
+            casts=casts,
             **kwargs,
         )
         hidden_states = self.self_attn_layer_norm(hidden_states + self._drop(attended))
         rows = hidden_states.flatten(0, 1)  # fc1 of 3-dim rows is a view, which a relu in place copies
-        wide = F.relu(self.fc1(rows), inplace=True)
-        rows = rows + self._drop(self.fc2(self._drop(wide)))
+        wide = F.relu(casts.linear(self.fc1, rows), inplace=True)
+        rows = rows + self._drop(casts.linear(self.fc2, self._drop(wide)))
         hidden_states = self.final_layer_norm(rows).view_as(hidden_states)
         return (hidden_states, weights.transpose(1, 0)) if output_attentions else (hidden_states,)
 
     def _drop(self, tensor: torch.Tensor) -> torch.Tensor:
         return F.dropout(tensor, self.dropout, self.training)
-
-
-class SinePositions(Mask2FormerSinePositionEmbedding):
-    """Sine position embeddings; a subclass because they are computed once per size, and for one image only."""
-
-    def forward(
-        self, shape: torch.Size, device: torch.device, dtype: torch.dtype, mask: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Position embeddings (B, 2 * num_position_features, H, W) for maps of `shape` (B, c, H, W). Do not write into
-        them: the images of a batch share their memory, and later calls return them again."""
-        if mask is not None:
-            return super().forward(shape, device, dtype, mask)
-        batch, _, height, width = shape
-        embed = self._embed_one_image
-        if not torch.compiler.is_compiling() and not makes_ordinary_tensors():
-            embed = embed.__wrapped__  # not to be cached
-        return embed(height, width, device, dtype, *self._settings).expand(batch, -1, -1, -1)
-
-    @property
-    def _settings(self) -> tuple:
-        return self.num_position_features, self.normalize, self.scale, self.temperature
-
-    @staticmethod
-    @compile_compatible_method_lru_cache(maxsize=6)  # three maps for each of two image sizes
-    def _embed_one_image(height: int, width: int, device: torch.device, dtype: torch.dtype, *settings) -> torch.Tensor:
-        with torch.inference_mode(False):  # cached, so training must be able to use it too
-            stock = Mask2FormerSinePositionEmbedding.build_sine_position_embedding.__wrapped__  # without its own cache
-            return stock(torch.Size((1, 0, height, width)), device, dtype, *settings)

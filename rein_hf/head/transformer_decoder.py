@@ -4,7 +4,9 @@ What differs from transformers' modules:
 - an attention mask is computed from pixel embeddings that were first resized to its size. The stock decoder computes
   the full masks and resizes those; both operations are linear, so the result is the same;
 - the full masks of all decoder outputs are computed together, at the end;
-- the attention to the feature maps returns no attention weights, and all its heads share one mask.
+- attention returns no attention weights, and all heads share one mask: decoder_attention.py, masks.py;
+- what the layers of one level have in common is computed once: keys are features and their positions;
+- everything lies in memory image after image, so that no product has to copy its inputs first.
 """
 
 from __future__ import annotations
@@ -12,15 +14,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 from transformers.models.mask2former.modeling_mask2former import (
+    Mask2FormerMaskedAttentionDecoder,
+    Mask2FormerMaskedAttentionDecoderLayer,
     Mask2FormerMaskedAttentionDecoderOutput,
-    Mask2FormerMaskPredictor,
     Mask2FormerTransformerModule,
 )
 
-from .transforms import is_transformed
+from .cast_weights import NO_CASTS, CastWeights
+from .masks import mask_logits
 
 
 class TransformerModule(Mask2FormerTransformerModule):
@@ -69,7 +72,7 @@ class TransformerModule(Mask2FormerTransformerModule):
             resized.append(F.interpolate(mask_features.detach(), sizes[-1], mode="bilinear", align_corners=False))
         batch = mask_features.shape[0]
         contents, queries = (
-            embedding.weight.unsqueeze(1).repeat(1, batch, 1)
+            embedding.weight.unsqueeze(1).expand(-1, batch, -1)
             for embedding in (self.queries_features, self.queries_embedder)
         )
         return self.decoder(
@@ -85,120 +88,145 @@ class TransformerModule(Mask2FormerTransformerModule):
         )
 
 
-class MaskPredictor(Mask2FormerMaskPredictor):
-    """The decoder's mask predictor; a subclass because the decoder needs attention masks but not the full masks."""
+class TransformerDecoder(Mask2FormerMaskedAttentionDecoder):
+    """The layers of the transformer decoder; a subclass because it computes what they have in common once, and no
+    attention mask for a layer that does not follow."""
 
     def forward(
         self,
-        outputs: torch.Tensor,
+        inputs_embeds: torch.Tensor,
+        multi_stage_positional_embeddings: list[torch.Tensor],
         pixel_embeddings: torch.Tensor | list[torch.Tensor],
-        attention_mask_target_size: tuple[int, int],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        encoder_hidden_states: list[torch.Tensor],
+        query_position_embeddings: torch.Tensor,
+        feature_size_list: list[tuple[int, int]],
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Mask2FormerMaskedAttentionDecoderOutput:
         """
         Args:
-            outputs (`(m, B, q)`): normalised decoder output.
-            pixel_embeddings: the list that [`TransformerModule`] makes, (B, c, h, w) in the size of each attention
-                mask. A single tensor means that the stock decoder calls: then the stock forward runs.
-            attention_mask_target_size: height and width of the attention mask.
+            inputs_embeds (`(m, B, q)`), query_position_embeddings (`(m, B, q)`): queries and their positions.
+            multi_stage_positional_embeddings (`(N, B, q)` each), encoder_hidden_states (`(N, B, q)` each): the three
+                feature maps and the positions of their pixels.
+            pixel_embeddings, feature_size_list: as for [`MaskPredictor`]; with one tensor, the stock forward runs.
+            output_attentions, output_hidden_states, return_dict: as in the stock module.
 
         Returns:
-            Mask embeddings (B, m, c) and the attention mask (B, 1, m, height * width), True at pixels that a query
-            must not attend to.
+            What the stock module returns, except that `masks_queries_logits` are mask embeddings (B, m, c).
         """
         if not isinstance(pixel_embeddings, list):
-            return super().forward(outputs, pixel_embeddings, attention_mask_target_size)
-        embeddings = self.mask_embedder(outputs.transpose(0, 1))
-        with torch.no_grad():
-            pixels = next(one for one in pixel_embeddings if one.shape[-2:] == attention_mask_target_size)
-            # not `< 0`: for a logit just below zero the sigmoid rounds to exactly 0.5
-            masked = (embeddings @ pixels.flatten(2)).sigmoid() < 0.5
-        return embeddings, masked.unsqueeze(1)
+            return super().forward(
+                inputs_embeds,
+                multi_stage_positional_embeddings,
+                pixel_embeddings,
+                encoder_hidden_states,
+                query_position_embeddings,
+                feature_size_list,
+                output_attentions,
+                output_hidden_states,
+                return_dict,
+            )
+        config = self.config
+        output_attentions = config.output_attentions if output_attentions is None else output_attentions
+        output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        casts = CastWeights(self, inputs_embeds)
+        pairs = zip(encoder_hidden_states, multi_stage_positional_embeddings, strict=True)
+        keys = [casts.cast(features + positions) for features, positions in pairs]
+        values = [casts.cast(features) for features in encoder_hidden_states]
+
+        hidden, kept, attentions = inputs_embeds, [], []
+        outputs, masks, attention_mask = [], [], None
+        for index in range(len(self.layers) + 1):
+            if index > 0:
+                if output_hidden_states:
+                    kept.append(hidden)
+                if self.training and self.layerdrop > 0.0 and torch.rand([]) < self.layerdrop:
+                    continue
+                layer_outputs = self.layers[index - 1](
+                    hidden,
+                    (index - 1) % self.num_feature_levels,
+                    None,
+                    multi_stage_positional_embeddings,
+                    query_position_embeddings,
+                    values,  # as a positional argument for gradient checkpointing
+                    encoder_attention_mask=attention_mask,
+                    output_attentions=output_attentions,
+                    keys=keys,
+                    casts=casts,
+                )
+                hidden = layer_outputs[0]
+                attentions.extend(layer_outputs[1:2])
+            outputs.append(self.layernorm(hidden.transpose(0, 1)).transpose(0, 1))
+            size = feature_size_list[index % self.num_feature_levels] if index < len(self.layers) else None
+            embeddings, attention_mask = self.mask_predictor(outputs[-1], pixel_embeddings, size, casts)
+            masks.append(embeddings)
+        if output_hidden_states:
+            kept.append(hidden)
+        output = Mask2FormerMaskedAttentionDecoderOutput(
+            last_hidden_state=hidden.transpose(0, 1),
+            hidden_states=tuple(kept) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+            intermediate_hidden_states=tuple(outputs),
+            masks_queries_logits=tuple(masks),
+        )
+        return output.to_tuple() if return_dict is False else output
 
 
-class CrossAttention(nn.MultiheadAttention):
-    """The decoder's attention to the feature maps; a subclass because the stock one also computes attention weights,
-    which nobody uses, and needs a copy of the mask for every head."""
+class TransformerDecoderLayer(Mask2FormerMaskedAttentionDecoderLayer):
+    """A layer of the transformer decoder; a subclass because the stock one always asks for attention weights."""
 
     def forward(
         self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        attn_mask: torch.Tensor | None = None,
-        **kwargs,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        hidden_states: torch.Tensor,
+        level_index: int | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_embeddings: list[torch.Tensor] | None = None,
+        query_position_embeddings: torch.Tensor | None = None,
+        encoder_hidden_states: list[torch.Tensor] | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        output_attentions: bool | None = False,
+        keys: list[torch.Tensor] | None = None,
+        casts: CastWeights = NO_CASTS,
+    ) -> tuple[torch.Tensor, ...]:
         """
         Args:
-            query (`(m, B, q)`), key (`(N, B, q)`), value (`(N, B, q)`): as the decoder passes them.
-            attn_mask (`(B, 1, m, N)`): from [`MaskPredictor`], one for all heads. With a mask of another shape, or
-                none, the stock forward runs.
-            kwargs: further arguments of the stock forward.
+            hidden_states (`(m, B, q)`), query_position_embeddings (`(m, B, q)`): queries and their positions.
+            encoder_hidden_states (`(N, B, q)` each), keys (`(N, B, q)` each): values and keys of each level.
+            level_index: which of them this layer attends to.
+            encoder_attention_mask (`(B, 1, m, N)`): from [`MaskPredictor`].
+            attention_mask, position_embeddings, output_attentions: as in the stock layer, which runs where keys are
+                not given, where norms come first, and where attention weights are asked for.
+            casts: of the decoder.
 
         Returns:
-            The output (m, B, q), and None in the place of the attention weights.
+            The output (m, B, q) and, with `output_attentions`, the weights of the attention of queries to each other
+            (B, heads, m, m) and None.
         """
-        if attn_mask is None or attn_mask.dim() != 4:
-            return super().forward(query, key, value, attn_mask=attn_mask, **kwargs)
-        if is_transformed(query, key, value, *self.parameters()):
-            attn_mask = attn_mask.expand(-1, self.num_heads, -1, -1).flatten(0, 1)
-            return super().forward(query, key, value, attn_mask=attn_mask, **kwargs)
-        # batch first, as the data lies in memory: otherwise a bfloat16 product copies the weight for every token
-        projected = [
-            F.linear(rows.transpose(0, 1), weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for rows, weight, bias in zip(
-                (query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True
+        if keys is None or self.pre_norm or output_attentions:
+            return super().forward(
+                hidden_states,
+                level_index,
+                attention_mask,
+                position_embeddings,
+                query_position_embeddings,
+                encoder_hidden_states,
+                encoder_attention_mask,
+                output_attentions,
             )
-        ]
-        dropout = self.dropout if self.training else 0.0
-        output = F.scaled_dot_product_attention(*projected, attn_mask=attn_mask.logical_not(), dropout_p=dropout)
-        return self.out_proj(output.permute(2, 0, 1, 3).flatten(2)), None
+        # image after image, as the data lies in memory
+        rows, positions = hidden_states.transpose(0, 1), query_position_embeddings.transpose(0, 1)
+        query = (rows + positions).transpose(0, 1)
+        options = {} if casts.dtype is None else {"casts": casts}
+        attended, _ = self.cross_attn(
+            query, keys[level_index], encoder_hidden_states[level_index], attn_mask=encoder_attention_mask, **options
+        )
+        rows = self.cross_attn_layer_norm(rows + self._drop(attended.transpose(0, 1)))
+        attended, _ = self.self_attn(rows.transpose(0, 1), position_embeddings=query_position_embeddings, casts=casts)
+        rows = self.self_attn_layer_norm(rows + self._drop(attended.transpose(0, 1)))
+        wide = F.dropout(self.activation_fn(casts.linear(self.fc1, rows)), self.activation_dropout, self.training)
+        rows = self.final_layer_norm(rows + self._drop(casts.linear(self.fc2, wide)))
+        return (rows.transpose(0, 1),)
 
-
-def mask_logits(embeddings: Sequence[torch.Tensor], pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Mask logits (B, m, H, W) of every decoder output: the products of its mask embeddings (B, m, c) and the pixel
-    embeddings (B, c, H, W)."""
-    if (
-        pixels.device.type == "cpu"
-        and torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and not is_transformed(pixels, *embeddings)
-    ):
-        return _MaskProducts.apply(pixels, *embeddings)
-    numbers = [one.shape[1] for one in embeddings]
-    return torch.einsum("bmc,bchw->bmhw", torch.cat(embeddings, dim=1), pixels).split(numbers, dim=1)
-
-
-class _MaskProducts(torch.autograd.Function):
-    """The products of [`mask_logits`] with a cheaper backward pass. The loss only uses matched masks, about a tenth of
-    all. The gradients of the others are zero, and the backward pass leaves them out of its products. It leaves none
-    out when it is itself differentiated: the derivative of a gradient that is zero need not be zero."""
-
-    @staticmethod
-    def forward(ctx, pixels: torch.Tensor, *embeddings: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        ctx.save_for_backward(pixels, *embeddings)
-        ctx.set_materialize_grads(False)
-        flat = pixels.flatten(2).contiguous()  # otherwise every bfloat16 product copies it
-        return tuple((one @ flat).unflatten(2, pixels.shape[2:]) for one in embeddings)
-
-    @staticmethod
-    def backward(ctx, *grads: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
-        pixels, *embeddings = ctx.saved_tensors
-        used = [(one, grad) for one, grad in zip(embeddings, grads, strict=True) if grad is not None]
-        if not used:
-            return (None,) * (1 + len(embeddings))
-        if torch.is_grad_enabled():  # this backward pass is to be differentiated
-            products = [(one.transpose(1, 2) @ grad.flatten(2)).view_as(pixels) for one, grad in used]
-            flat = pixels.flatten(2).transpose(1, 2)
-            return sum(products), *(None if grad is None else grad.flatten(2) @ flat for grad in grads)
-        grad_pixels, grad_used = torch.empty_like(pixels), [torch.zeros_like(one) for one, _ in used]
-        for image in range(len(pixels)):
-            grad_masks = [grad[image].flatten(1) for _, grad in used]
-            matched = [torch.linalg.vector_norm(rows, torch.inf, dim=1).nonzero()[:, 0] for rows in grad_masks]
-            rows = torch.cat([rows[queries] for rows, queries in zip(grad_masks, matched, strict=True)])
-            weights = torch.cat([one[image, queries] for (one, _), queries in zip(used, matched, strict=True)])
-            torch.mm(weights.T, rows, out=grad_pixels[image].view(len(weights.T), -1))
-            products = (rows @ pixels[image].flatten(1).T).split([len(queries) for queries in matched])
-            for grad_embeddings, queries, product in zip(grad_used, matched, products, strict=True):
-                grad_embeddings[image, queries] = product
-        remaining = iter(grad_used)
-        return grad_pixels, *(None if grad is None else next(remaining) for grad in grads)
+    def _drop(self, tensor: torch.Tensor) -> torch.Tensor:
+        return F.dropout(tensor, self.dropout, self.training)

@@ -9,7 +9,7 @@ from transformers.models.mask2former import modeling_mask2former as stock
 
 import rein_hf
 from rein_hf.head import class_and_mask_logits, mask2former, transformer_decoder
-from rein_hf.head.deformable_attention import DeformableAttention, sample_and_sum, sum_of_rows
+from rein_hf.head.deformable_attention import DeformableAttention
 
 
 STOCK = {ours: theirs for theirs, ours in mask2former.FAST_MODULES.items()}
@@ -87,38 +87,6 @@ def test_samples_fall_on_every_side_of_the_borders():
             pixels = points - 0.5 + offsets[:, :, :, level, :, axis]
             for low, high in ((-99, -1), (-1, 0), (0, size - 1), (size - 1, size), (size, 99)):
                 assert ((pixels > low) & (pixels < high)).any()
-
-
-def test_samples_on_pixels_and_on_borders_are_exact():
-    """Against a loop over pixels, at whole coordinates, where a corner's weight is zero."""
-    values = torch.arange(1.0, 127.0, dtype=torch.float64).view(1, 126, 1)
-    columns, rows = (torch.arange(-3, size + 3, dtype=torch.float64) for size in (12, 8))
-    grid = torch.cartesian_prod(columns, rows)
-    offsets = torch.zeros(1, len(grid), 1, 3, 1, 2, dtype=torch.float64)
-    offsets[0, :, 0, 2, 0] = grid + 0.5  # the reference point is the corner of the map
-    weights = torch.zeros(1, len(grid), 1, 3, 1, dtype=torch.float64)
-    weights[:, :, :, 2] = 1.0
-    reference = torch.zeros(1, len(grid), 3, 2, dtype=torch.float64)
-    found = sample_and_sum(values, SHAPES, reference, offsets, weights)[0, :, 0]
-    finest = values[0, 30:, 0].view(8, 12)
-    expected = [finest[int(y), int(x)] if 0 <= x < 12 and 0 <= y < 8 else 0.0 for x, y in grid.tolist()]
-    assert torch.equal(found, torch.tensor(expected, dtype=torch.float64))
-
-
-def test_sums_of_rows_are_an_operator_with_gradients():
-    """Rows that are summed several times, once and never; `opcheck` compiles it and its gradients too."""
-    generator = torch.Generator().manual_seed(0)
-    table = torch.randn(11, 4, generator=generator, dtype=torch.float64, requires_grad=True)
-    index = torch.randint(0, 7, (6, 5), generator=generator, dtype=torch.int32)
-    weights = torch.randn(2, 6, 5, generator=generator, dtype=torch.float64, requires_grad=True)
-    expected = sum(
-        (table[index.long() + step] * weight[..., None]).sum(1) for step, weight in zip((0, 3), weights, strict=True)
-    )
-    torch.testing.assert_close(sum_of_rows(table, index, weights, [0, 3]), expected)
-    assert torch.autograd.gradcheck(
-        lambda *tensors: sum_of_rows(tensors[0], index, tensors[1], [0, 3]), (table, weights)
-    )
-    torch.library.opcheck(sum_of_rows, (table, index, weights, [0, 3]))
 
 
 def test_masks_without_a_gradient_are_left_out_of_the_products():

@@ -12,10 +12,10 @@ from torch.func import functional_call, grad, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rein_hf.head import class_and_mask_logits
-from rein_hf.head.deformable_attention import sum_of_rows
+from rein_hf.head.deformable_sampling import sample_and_sum
 from rein_hf.head.mask2former import FAST_MODULES
-from rein_hf.head.pixel_decoder import SinePositions
-from rein_hf.head.transformer_decoder import mask_logits
+from rein_hf.head.masks import mask_logits
+from rein_hf.head.positions import SinePositions
 
 
 STOCK = {fast: stock for stock, fast in FAST_MODULES.items()}
@@ -153,8 +153,15 @@ def test_operators_are_differentiated_twice_and_forward():
     def random(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
 
-    table, weights, index = random(9, 3), random(2, 4, 5), torch.randint(0, 6, (4, 5), generator=generator).int()
-    assert torch.autograd.gradgradcheck(lambda t, w: sum_of_rows(t, index, w, [0, 3]), (table, weights))
+    values, points, offsets, weights = (
+        random(1, 10, 4),
+        random(1, 3, 2, 2),
+        random(1, 3, 2, 2, 2, 2),
+        random(1, 3, 2, 2, 2),
+    )
+    assert torch.autograd.gradgradcheck(
+        lambda *tensors: sample_and_sum(tensors[0], [2, 3, 1, 4], *tensors[1:]), (values, points, offsets, weights)
+    )
     pixels, embeddings = random(2, 3, 2, 2), [random(2, 4, 3), random(2, 2, 3)]
 
     def masks(pixels, *embeddings):

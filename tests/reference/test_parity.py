@@ -16,7 +16,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -31,6 +31,7 @@ from transformers.utils import logging as transformers_logging
 import rein_hf
 from rein_hf.commands import convert
 from rein_hf.commands.convert_files import PEFT_PREFIX
+from rein_hf.head.criterion import Points
 from rein_hf.inference import predict_labels, semantic_scores, slide_inference
 from rein_hf.reference import REIN_AND_HEAD_NAMES, Tensors, to_reference
 from rein_hf.training import param_groups
@@ -230,7 +231,7 @@ def train_step(recording: Recording, case: str) -> tuple[dict[str, float], list,
     criterion.matcher.register_forward_hook(lambda module, args, output: pairs.extend(output))
     # the model multiplies the weights into these very tensors
     criterion.register_forward_hook(lambda module, args, output: losses.update(output))
-    with recorded_rand(seed=7 if case.startswith("seeded") else None):
+    with recorded_points(seed=7 if case.startswith("seeded") else None):
         output = model(
             pixel_values=images,
             mask_labels=[
@@ -248,17 +249,21 @@ def train_step(recording: Recording, case: str) -> tuple[dict[str, float], list,
 
 
 @contextmanager
-def recorded_rand(seed: int | None) -> Iterator[None]:
-    """`torch.rand` as the recording drew: float32, from one seed or, without it, from a fresh generator every time."""
+def recorded_points(seed: int | None) -> Iterator[None]:
+    """Points as the recording drew them: in float32, from one seed or, without it, from a fresh generator for every
+    tensor."""
     rand, generator = torch.rand, torch.Generator().manual_seed(seed or 0)
 
-    def draw(*size, device):
-        if seed is None:
+    def draw_afresh(outputs: int, rows: tuple[int, ...], numbers: tuple[int, ...], device: torch.device) -> Points:
+        (images, *others), drawn = rows, []
+        for count, number in zip((1, *others), numbers, strict=True):
             generator.manual_seed(1234)
-        return rand(*size, generator=generator, device=device).double()
+            drawn.append(rand(count, number, 2, generator=generator).expand(outputs, -1, -1, -1))
+        return Points(drawn[0].expand(-1, images, -1, -1), *drawn[1:])
 
-    with mock.patch.object(torch, "rand", draw):
-        yield
+    with mock.patch.object(torch, "rand", lambda *size, device: rand(*size, generator=generator, device=device)):
+        with mock.patch.object(Points, "draw", draw_afresh) if seed is None else nullcontext():
+            yield
 
 
 def optimizer_rows(recording: Recording) -> Iterator[Row]:

@@ -8,8 +8,7 @@ from unittest import mock
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rein_hf.head import deformable_attention, transformer_decoder
-from rein_hf.head.deformable_attention import DeformableAttention
+from rein_hf.head import transformer_decoder
 
 
 # Operators that only reserve memory or give out a tensor, a size or a number that is there already.
@@ -23,7 +22,13 @@ WITHOUT_KERNEL = {
     "aten::lift_fresh",
     "aten::_local_scalar_dense",
     "aten::is_same_size",
+    "aten::promote_types",
 }
+
+
+# Operators of this library count as what they launch on a GPU: this backward pass sets the sums to zero, runs a kernel
+# and casts the sums.
+LAUNCHES = {"rein_hf::sample_and_sum_backward": 3}
 
 
 class OperatorCount(TorchDispatchMode):
@@ -44,7 +49,7 @@ class OperatorCount(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         if launches_kernel(function):
-            self.names[function.name()] += 1
+            self.names[function.name()] += LAUNCHES.get(function.name(), 1)
         return function(*args, **(kwargs or {}))
 
 
@@ -59,15 +64,9 @@ def launches_kernel(operator: torch._ops.OpOverload) -> bool:
 def path_of_cuda() -> Iterator[None]:
     """Lets modules of the head take the path that they take on a GPU, on a CPU."""
 
-    def attention(self, *args, **kwargs):
-        return super(DeformableAttention, self).forward(*args, **kwargs)
-
     def mask_logits(embeddings, pixels):
         numbers = [one.shape[1] for one in embeddings]
         return torch.einsum("bmc,bchw->bmhw", torch.cat(embeddings, dim=1), pixels).split(numbers, dim=1)
 
-    with (
-        mock.patch.object(deformable_attention.DeformableAttention, "forward", attention),
-        mock.patch.object(transformer_decoder, "mask_logits", mask_logits),
-    ):
+    with mock.patch.object(transformer_decoder, "mask_logits", mask_logits):
         yield
