@@ -195,7 +195,7 @@ def test_what_does_not_belong_is_refused(arguments, adapter_folder, tmp_path):
         run(arguments)
     change_facts(arguments)
     with pytest.raises(
-        ValueError, match=r"holds \['nowhere', 'other'\]; expected .*adapter. Give the folder as --adapter, and"
+        ValueError, match=r"holds \['nowhere', 'other'\]; expected .*adapter. Give the folder as --adapter, its"
     ):
         (tmp_path / "others.json").write_text(json.dumps({"other": {}, "nowhere": {}}))
         run(arguments, evaluation=[str(tmp_path / "others.json")])
