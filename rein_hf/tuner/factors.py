@@ -137,7 +137,7 @@ def add_to_patches(output: torch.Tensor, delta: torch.Tensor, num_prefix_tokens:
     type of the output. The P prefix tokens pass unchanged, whatever their delta is."""
     if num_prefix_tokens == 0:
         return (output + delta).to(output.dtype)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return _AddToPatches.forward(output, delta, num_prefix_tokens)
     return _AddToPatches.apply(output, delta, num_prefix_tokens)
 
