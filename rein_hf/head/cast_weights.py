@@ -1,6 +1,7 @@
 """Casts the weights of many layers in one operation, instead of one operation for each of them under autocast.
 
-On a GPU most of such casts take longer to launch than to compute.
+On a GPU most of such casts take longer to launch than to compute. On a CPU there is nothing to launch, and all casts
+together only take memory: there they are left to autocast.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class CastWeights:
         self.dtype: torch.dtype | None = None
         self._layers: dict[nn.Module, tuple[torch.Tensor, torch.Tensor | None]] = {}
         device = inputs.device
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or not torch.is_autocast_enabled(device.type):
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return
+        if not torch.is_autocast_enabled(device.type) or not saves_time(device):
             return
         layers = {layer: _weights(layer, device) for layer in module.modules() if _is_plain(layer)}
         layers = {layer: weights for layer, weights in layers.items() if weights}
@@ -58,6 +61,11 @@ class CastWeights:
     def cast(self, inputs: torch.Tensor) -> torch.Tensor:
         """The inputs of several layers, cast once for all of them."""
         return inputs.to(self.dtype) if self.dtype is not None and inputs.dtype == torch.float32 else inputs
+
+
+def saves_time(device: torch.device) -> bool:
+    """Whether casting weights together is faster on a device than one by one."""
+    return device.type != "cpu"
 
 
 NO_CASTS = CastWeights(nn.Identity(), torch.empty(0))

@@ -131,10 +131,13 @@ class ReinCriterion(Mask2FormerLoss):
             random = self.num_points - int(self.importance_sample_ratio * self.num_points)
             numbers = (self.num_points, int(self.num_points * self.oversample_ratio), random)
             rows = (len(class_labels), matched, matched)
-            points = Points.draw(len(outputs), rows, numbers, masks_queries_logits.device)
-            points = Points(*(one.to(dtype) for one in points))
+            at_once = outputs_at_once(len(outputs), masks_queries_logits.device)
+            points = [
+                Points(*(one.to(dtype) for one in Points.draw(at_once, rows, numbers, masks_queries_logits.device)))
+                for _ in range(0, len(outputs), at_once)
+            ]
             targets = Targets.of_images(mask_labels, class_labels, dtype)
-            matched = self.matcher(outputs, targets, points.matching)
+            matched = self.matcher(outputs, targets, torch.cat([drawn.matching for drawn in points]))
             pairs = Pairs.of_matching(matched, targets, outputs[0][0])
             losses = self._mask_losses([masks for masks, _ in outputs], targets, pairs, points, num_masks)
             losses["loss_cross_entropy"] = share * self._class_losses([one for _, one in outputs], targets, pairs)
@@ -148,7 +151,7 @@ class ReinCriterion(Mask2FormerLoss):
         masks: list[torch.Tensor],
         targets: Targets,
         pairs: Pairs,
-        points: Points,
+        points: list[Points],
         num_masks: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         """Mask loss and dice loss (O,) of O decoder outputs, from their mask logits (B, m, h, w)."""
@@ -159,7 +162,8 @@ class ReinCriterion(Mask2FormerLoss):
         matched = [one.flatten(0, 1)[queries] for one, queries in zip(masks, pairs.queries, strict=True)]
         matched = at_least_float32(torch.stack(matched))
         with torch.no_grad():
-            where = self._choose_points(matched, points)  # (O, M, P, 2)
+            parts = matched.split([len(drawn.matching) for drawn in points])
+            where = torch.cat(list(map(self._choose_points, parts, points)))  # (O, M, P, 2)
             # in the order of the masks: the other way round the masks, which are larger, would be copied
             labels = sample_points(targets.masks, where.flatten(0, 1)[pairs.of_mask])  # (N, O, P)
             labels = labels.flatten(0, 1)[pairs.places].unflatten(0, where.shape[:2])
@@ -203,6 +207,12 @@ class ReinCriterion(Mask2FormerLoss):
         if PartialState._shared_state:
             num_masks = reduce(num_masks, reduction="mean")
         return num_masks.clamp(min=1)
+
+
+def outputs_at_once(outputs: int, device: torch.device) -> int:
+    """For how many decoder outputs points are drawn and chosen together: on a CPU for one, as memory that is larger
+    than its cache costs it more than further operations."""
+    return 1 if device.type == "cpu" else outputs
 
 
 def _check_labels(mask_labels: list[torch.Tensor], class_labels: list[torch.Tensor], batch: int) -> None:

@@ -6,6 +6,8 @@ What differs from transformers' modules:
 - the full masks of all decoder outputs are computed together, at the end;
 - attention returns no attention weights, and all heads share one mask: decoder_attention.py, masks.py;
 - what the layers of one level have in common is computed once: keys are features and their positions;
+- in training the mask embeddings of all outputs are computed together too, beside those for the attention masks, which
+  have no gradient;
 - everything lies in memory image after image, so that no product has to copy its inputs first.
 """
 
@@ -102,7 +104,7 @@ class TransformerDecoder(Mask2FormerMaskedAttentionDecoder):
         feature_size_list: list[tuple[int, int]],
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
+        return_dict: bool | None = True,
     ) -> Mask2FormerMaskedAttentionDecoderOutput:
         """
         Args:
@@ -135,15 +137,14 @@ class TransformerDecoder(Mask2FormerMaskedAttentionDecoder):
         keys = [casts.cast(features + positions) for features, positions in pairs]
         values = [casts.cast(features) for features in encoder_hidden_states]
 
-        hidden, kept, attentions = inputs_embeds, [], []
-        outputs, masks, attention_mask = [], [], None
-        for index in range(len(self.layers) + 1):
-            if index > 0:
-                if output_hidden_states:
-                    kept.append(hidden)
+        hidden, states, attentions, attention_mask = inputs_embeds, [inputs_embeds], [], None
+        with_gradient = torch.is_grad_enabled()
+        normed, masks = [], []
+        for index, layer in enumerate([None, *self.layers]):
+            if layer is not None:
                 if self.training and self.layerdrop > 0.0 and torch.rand([]) < self.layerdrop:
                     continue
-                layer_outputs = self.layers[index - 1](
+                layer_outputs = layer(
                     hidden,
                     (index - 1) % self.num_feature_levels,
                     None,
@@ -156,21 +157,28 @@ class TransformerDecoder(Mask2FormerMaskedAttentionDecoder):
                     casts=casts,
                 )
                 hidden = layer_outputs[0]
+                states.append(hidden)
                 attentions.extend(layer_outputs[1:2])
-            outputs.append(self.layernorm(hidden.transpose(0, 1)).transpose(0, 1))
-            size = feature_size_list[index % self.num_feature_levels] if index < len(self.layers) else None
-            embeddings, attention_mask = self.mask_predictor(outputs[-1], pixel_embeddings, size, casts)
-            masks.append(embeddings)
-        if output_hidden_states:
-            kept.append(hidden)
-        output = Mask2FormerMaskedAttentionDecoderOutput(
+            is_last = index == len(self.layers)
+            if is_last and with_gradient:
+                break
+            with torch.no_grad():  # no gradient flows through attention masks
+                normed.append(self.layernorm(hidden.transpose(0, 1)).transpose(0, 1))
+                size = None if is_last else feature_size_list[index % self.num_feature_levels]
+                embeddings, attention_mask = self.mask_predictor(normed[-1], pixel_embeddings, size, casts)
+                masks.append(embeddings)
+        if with_gradient:  # once more for all outputs together: one backward pass instead of one for each
+            together = self.layernorm(torch.cat([state.transpose(0, 1) for state in states]))
+            embeddings, _ = self.mask_predictor(together.transpose(0, 1), pixel_embeddings, None, casts)
+            normed = [one.transpose(0, 1) for one in together.chunk(len(states))]
+            masks = embeddings.chunk(len(states))
+        return Mask2FormerMaskedAttentionDecoderOutput(
             last_hidden_state=hidden.transpose(0, 1),
-            hidden_states=tuple(kept) if output_hidden_states else None,
+            hidden_states=tuple(states) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
-            intermediate_hidden_states=tuple(outputs),
+            intermediate_hidden_states=tuple(normed),
             masks_queries_logits=tuple(masks),
         )
-        return output.to_tuple() if return_dict is False else output
 
 
 class TransformerDecoderLayer(Mask2FormerMaskedAttentionDecoderLayer):

@@ -10,6 +10,11 @@ from rein_hf.head import cast_weights
 from rein_hf.head.cast_weights import CastWeights
 
 
+@pytest.fixture(autouse=True)
+def as_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(cast_weights, "saves_time", lambda device: True)
+
+
 def layers() -> nn.ModuleDict:
     torch.manual_seed(0)
     attention = nn.MultiheadAttention(8, 2)
@@ -125,3 +130,10 @@ def test_checkpointing_under_autocast_gives_the_same_gradients(rein_model, pixel
         rein_model.base_model.model.gradient_checkpointing_enable({"use_reentrant": False})
     assert gradients[0] and len(gradients[0]) == len(gradients[1])
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_a_cpu_leaves_casts_to_autocast(monkeypatch):
+    monkeypatch.undo()
+    module, rows = layers(), torch.randn(5, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert CastWeights(module, rows).dtype is None

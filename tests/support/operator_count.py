@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from unittest import mock
 
 import torch
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rein_hf.head import transformer_decoder
+from rein_hf.head import cast_weights, criterion, decoder_attention, transformer_decoder
 
 
 # Operators that only reserve memory or give out a tensor, a size or a number that is there already.
@@ -68,5 +69,13 @@ def path_of_cuda() -> Iterator[None]:
         numbers = [one.shape[1] for one in embeddings]
         return torch.einsum("bmc,bchw->bmhw", torch.cat(embeddings, dim=1), pixels).split(numbers, dim=1)
 
-    with mock.patch.object(transformer_decoder, "mask_logits", mask_logits):
+    def attend(query, key, value, dropout):
+        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+
+    with (
+        mock.patch.object(transformer_decoder, "mask_logits", mask_logits),
+        mock.patch.object(decoder_attention, "attend", attend),
+        mock.patch.object(cast_weights, "saves_time", lambda device: True),
+        mock.patch.object(criterion, "outputs_at_once", lambda outputs, device: outputs),
+    ):
         yield
