@@ -35,7 +35,7 @@ import rein_hf
 
 from ..backbone import backbone_of
 from ..data import load_domain
-from ..evaluation import Results, accelerator_for, evaluate_domain
+from ..evaluation import Results, accelerator_for, evaluate_domain, move_to
 from ..files import atomic_write, read_yaml
 from ..training import RecipeArguments, config_fixed_on_resume
 from ..training.checkpoints import diff_config
@@ -115,7 +115,7 @@ def run_cell(path: Path, targets: list[str], recipe: RecipeArguments, training: 
         train.main(recipe, training)
         trained = trained_in_backbone(train.build_model(recipe, id2label={0: "any"}))
         accelerator = accelerator_for(training.mixed_precision)
-        model = rein_hf.from_pretrained(training.output_dir).to(accelerator.device)
+        model = move_to(accelerator, rein_hf.from_pretrained(training.output_dir))
         processor, scores = AutoImageProcessor.from_pretrained(training.output_dir), {}
         for domain in map(load_domain, targets):
             metric = evaluate_domain(model, processor, domain, accelerator)[domain.name]

@@ -25,7 +25,7 @@ from transformers import AutoImageProcessor
 import rein_hf
 
 from ..data import CORRUPTIONS, Domain, corrupt, load_domain
-from ..evaluation import Results, accelerator_for, evaluate_domain, evenly_spaced_samples, predict_sample
+from ..evaluation import Results, accelerator_for, evaluate_domain, evenly_spaced_samples, move_to, predict_sample
 from ..inference import window_sides
 from ..labels import SUBSETS, class_names_of
 from ..views import colorize, contact_sheet, save_picture
@@ -73,7 +73,7 @@ def main(args: EvaluationArguments) -> dict:
     written = Results(output_dir / "settings.json", args.resume, accelerator.is_main_process)
     pictures = {domain.name: [] for domain in domains}
     for path in args.model:
-        model = rein_hf.from_pretrained(path, backbone=args.backbone).to(accelerator.device)
+        model = move_to(accelerator, rein_hf.from_pretrained(path, backbone=args.backbone))
         class_names_of(model.config.id2label, f"--model {path}: id2label")
         window_sides(model, args.crop, args.stride)
         written.put_settings(settings)

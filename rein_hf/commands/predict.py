@@ -25,7 +25,7 @@ from transformers import AutoImageProcessor
 
 import rein_hf
 
-from ..evaluation import accelerator_for
+from ..evaluation import accelerator_for, move_to
 from ..images import open_image
 from ..inference import requested_size, segment, window_sides
 from ..inference.photos import ENDINGS, find_photos, printable, skipped_files
@@ -65,7 +65,7 @@ def main(args: PredictionArguments) -> int:
     requested_size((1, 1), args.size, args.short_side)  # raises before anything is loaded
     output_dir = Path(args.output_dir)
     photos, skipped = find_photos(args.input, output_dir)
-    model = rein_hf.from_pretrained(args.model, backbone=args.backbone).to(accelerator.device)
+    model = move_to(accelerator, rein_hf.from_pretrained(args.model, backbone=args.backbone))
     names = class_names_of(model.config.id2label, f"--model {args.model}: id2label")
     window_sides(model, args.crop, args.stride)
     if args.explain:

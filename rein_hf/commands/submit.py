@@ -22,7 +22,7 @@ from transformers import AutoImageProcessor
 import rein_hf
 
 from ..data import Domain, load_domain
-from ..evaluation import accelerator_for, predict_sample
+from ..evaluation import accelerator_for, move_to, predict_sample
 from ..files import atomic_write
 from ..inference import requested_size
 from ..labels import CITYSCAPES_CLASSES, CITYSCAPES_IDS
@@ -54,7 +54,7 @@ def main(args: SubmissionArguments) -> Path:
     domain = load_domain(args.domains)
     if domain.classes != CITYSCAPES_CLASSES:
         raise ValueError(f"--domains {args.domains} has the classes {domain.classes}; expected the 19 of Cityscapes.")
-    model = rein_hf.from_pretrained(args.model, backbone=args.backbone).to(accelerator.device)
+    model = move_to(accelerator, rein_hf.from_pretrained(args.model, backbone=args.backbone))
     processor = AutoImageProcessor.from_pretrained(args.model)
     targets = label_map_paths(domain, Path(args.output_dir))
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """The paper's evaluation: sliding windows over whole images, one confusion matrix per data set, a file of results."""
 
 from .metrics import MeanIoU
-from .precision import accelerator_for
+from .precision import accelerator_for, move_to
 from .protocol import evaluate_domain, evenly_spaced_indices, evenly_spaced_samples, predict_sample
 from .results import Results
 
@@ -13,5 +13,6 @@ __all__ = [
     "evaluate_domain",
     "evenly_spaced_indices",
     "evenly_spaced_samples",
+    "move_to",
     "predict_sample",
 ]
