@@ -9,6 +9,7 @@ import torch
 from transformers import Dinov2Config, Dinov2Model
 
 import rein_hf
+from rein_hf.backbone import backbone_of, cast_frozen_weights
 from tests.support.operator_count import OperatorCount, launches_kernel, path_of_cuda
 
 
@@ -25,6 +26,7 @@ def model(tmp_path_factory):
     head = {**dict.fromkeys(WIDTHS, 64), "num_attention_heads": 8, "train_num_points": 64}
     classes = {index: str(index) for index in range(19)}
     model = rein_hf.add_rein(rein_hf.build_segmenter(str(folder), classes, image_size=64, head=head))
+    cast_frozen_weights(backbone_of(model), torch.bfloat16)  # as training and evaluation in bfloat16 do
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         rein_hf.head.class_and_mask_logits(model.eval(), torch.randn(4, 3, 64, 64))  # positions, once per size
     return model
@@ -69,7 +71,7 @@ def test_a_training_step(model, monkeypatch):
     model.zero_grad()
     assert counts["matching"].total <= 116, counts["matching"].names
     assert counts["criterion"].total <= 195, counts["criterion"].names
-    assert step.total <= 4920, step.names
+    assert step.total <= 3430, step.names
 
 
 def test_a_further_decoder_output_costs_few_operators(model):
@@ -89,4 +91,4 @@ def test_a_further_decoder_output_costs_few_operators(model):
 def test_an_inference(model):
     with path_of_cuda(), OperatorCount() as count, torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         rein_hf.head.class_and_mask_logits(model.eval(), torch.randn(4, 3, 64, 64))
-    assert count.total <= 1500, count.names
+    assert count.total <= 1215, count.names
