@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
@@ -18,6 +19,7 @@ from transformers import TrainerCallback
 
 from rein_hf.data import samples
 from rein_hf.evaluation import evaluate_domain
+from rein_hf.head.criterion import Points
 from rein_hf.training import SegmentationTrainer
 from tests.support.runs import run_recipe
 
@@ -41,15 +43,12 @@ class Gradients(TrainerCallback):
 @contextmanager
 def same_points():
     """Gives all masks the same random points, so that the process and the order of drawing do not matter."""
-    rand = torch.rand
 
-    def same(*shape, device=None, **kwargs):
-        if len(shape) != 3 or shape[-1] != 2:
-            return rand(*shape, device=device, **kwargs)
-        one = rand(1, *shape[1:], generator=torch.Generator().manual_seed(shape[1]))
-        return one.repeat(shape[0], 1, 1).to(device)
+    def same(outputs: int, rows: Sequence[int], numbers: Sequence[int], device: torch.device) -> Points:
+        one = [torch.rand(1, 1, number, 2, generator=torch.Generator().manual_seed(number)) for number in numbers]
+        return Points(*(x.repeat(outputs, row, 1, 1).to(device) for x, row in zip(one, rows, strict=True)))
 
-    with patch.object(torch, "rand", same):
+    with patch.object(Points, "draw", same):
         yield
 
 
@@ -126,7 +125,7 @@ def fsdp2():
         "ACCELERATE_USE_FSDP": "true",
         "FSDP_VERSION": "2",
         "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-        "FSDP_TRANSFORMER_CLS_TO_WRAP": "Dinov2Layer,Mask2FormerMaskedAttentionDecoderLayer",
+        "FSDP_TRANSFORMER_CLS_TO_WRAP": "Dinov2Layer,TransformerDecoderLayer",
         "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
         "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
     }

@@ -54,7 +54,7 @@ def test_fsdp2_saves_whole_models():
         plugin = FullyShardedDataParallelPlugin()
     assert plugin.fsdp_version == 2 and plugin.reshard_after_forward is True
     assert "FULL_STATE_DICT" in str(plugin.state_dict_type)
-    assert plugin.transformer_cls_names_to_wrap == ["Dinov2Layer", "Mask2FormerMaskedAttentionDecoderLayer"]
+    assert plugin.transformer_cls_names_to_wrap == ["Dinov2Layer", "TransformerDecoderLayer"]
 
 
 def test_deepspeed_is_what_it_says():
