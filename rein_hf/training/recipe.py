@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import inspect
 import json
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -165,8 +164,6 @@ def _check_types(values: dict[str, Any]) -> None:
     for key, value in values.items():
         if value is False and "bool" not in str(known[key]):
             values[key] = "no"  # which YAML reads as false
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{key} is {value}; expected a finite number.")
     validate_typed_dict(TypedDict("Recipe", known, total=False), values)
 
 

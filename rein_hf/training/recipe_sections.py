@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypedDict, get_type_hints
@@ -118,12 +119,15 @@ def _check_rein(given: dict[str, Any], config: ReinConfig, num_queries: int, hea
         )
 
 
-def mend_numbers(values: dict[str, Any], kinds: Mapping[str, Any]) -> None:
-    """Makes numbers of what YAML reads otherwise than meant where a float is expected: 1e-4 as text, 1 as an int."""
+def mend_numbers(values: dict[str, Any], kinds: Mapping[str, Any], prefix: str = "") -> None:
+    """Makes numbers of what YAML reads otherwise than meant where a float is expected: 1e-4 as text, 1 as an int.
+    Numbers that are not finite are refused; `prefix` comes before their keys in the message."""
     for key, value in values.items():
         kind = str(kinds[key])
         if "float" in kind and ("str" not in kind and isinstance(value, str) or type(value) is int):
-            values[key] = float(value)
+            value = values[key] = float(value)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{prefix}{key} is {value}; expected a finite number.")
 
 
 def suggestion(key: str, known: Iterable[str], prefix: str = "") -> str:
@@ -140,7 +144,7 @@ def _check_keys(section: str, values: dict | None, kinds: Mapping[str, Any], ref
         if key not in known:
             raise ValueError(f"unknown key {f'{section}.{key}'!r}{suggestion(key, known, f'{section}.')}")
     if values:
-        mend_numbers(values, kinds)
+        mend_numbers(values, kinds, f"{section}.")
 
 
 @contextmanager

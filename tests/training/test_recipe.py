@@ -166,6 +166,7 @@ def test_keys_that_follow_from_others_are_refused(file, key):
         ),
         ({"learning_rate": float("inf")}, "learning_rate is inf; expected a finite number."),
         ({"warmup_steps": float("nan")}, "warmup_steps is nan; expected a finite number."),
+        ({"rein": {"init_scale": float("inf")}}, "rein.init_scale is inf; expected a finite number."),
         ({"activation_checkpointing_kwargs": {"every_n_layers": 2}}, "activation_checkpointing_kwargs has no"),
     ],
 )
