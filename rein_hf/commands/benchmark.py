@@ -1,10 +1,10 @@
 r"""Measures what Rein, the head and a training step cost: time, memory, and the size of saved adapters.
 
     rein-hf benchmark --output_dir OUT/benchmark --sizes small large --dtypes float32 bfloat16
-    rein-hf benchmark --output_dir OUT/benchmark --device cuda --sizes large --crops 512 1024 --batches 1 4 \
-        --dtypes bfloat16 --modes eager compile
+    rein-hf benchmark --output_dir OUT/benchmark --device cuda --sizes large --plan gpu
 
-One call measures every combination of its arguments. Weights are random and nothing is downloaded. The variants of a
+One call measures every combination of its arguments, or with `--plan gpu` what BENCHMARKS.md says of a GPU.
+Weights are random and nothing is downloaded. The variants of a
 setting (`benchmark_variants.py`) run one after the other, and this turn is repeated `--repeats` times, so that
 a busy machine slows all of them alike. A ratio of two variants is the median of the ratios of all turns. On a CPU,
 ratios of the process's own CPU time are given too, which other processes affect less. All samples are in
@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
+import gc
 import itertools
 import math
 import shlex
@@ -37,7 +38,8 @@ from ..training import TUNINGS
 from ..views.plots import plot_benchmark
 from . import cli
 from .assess import trained_in_backbone
-from .benchmark_costs import peak_memory, quartiles, ratios, seconds
+from .benchmark_costs import gpu_work, peak_memory, quartiles, ratios, seconds
+from .benchmark_plan import check_arguments, plan_of
 from .benchmark_variants import SIZES, VARIANTS, Setting, build_model
 
 
@@ -71,21 +73,25 @@ class BenchmarkArguments:
     threads: int | None = dataclasses.field(
         default=None, metadata={"help": "Threads of the CPU; torch's choice by default."}
     )
+    plan: str | None = dataclasses.field(
+        default=None, metadata={"help": "gpu: all that BENCHMARKS.md tells of a GPU, in a few minutes."}
+    )
     repeats: int = dataclasses.field(default=7, metadata={"help": "Number of turns, 5 at least."})
 
 
 def main(args: BenchmarkArguments) -> dict:
     """Measures, writes the three files, and returns what `benchmark.json` holds."""
-    check_arguments(args)
+    check_arguments(args, BenchmarkArguments(args.output_dir))
     transformers.logging.set_verbosity_error()
     if args.threads:
         torch.set_num_threads(args.threads)
     output_dir = Path(args.output_dir)
     results = Results(output_dir / "benchmark.json", resume=True)
-    plan = [(kind, setting) for kind in args.kinds for setting in settings(args, kind)]
-    with tqdm(total=sum(len(chosen_variants(args, kind)) * (args.repeats + 1) for kind, _ in plan)) as bar:
-        for kind, setting in plan:
-            found = measure(kind, setting, chosen_variants(args, kind), args.repeats, bar)
+    plan = plan_of(args)
+    with tqdm(total=sum(len(variants) * (args.repeats + 1) for *_, variants in plan)) as bar:
+        for kind, setting, variants in plan:
+            found = measure(kind, setting, variants, args.repeats, bar)
+            free_memory(setting.device)
             results.put({str(setting): {"run": run_conditions(args.device), "batch": setting.batch, **found}}, kind)
             text = report(results.values)
             with atomic_write(output_dir / "benchmark.md") as partial:
@@ -93,38 +99,6 @@ def main(args: BenchmarkArguments) -> dict:
             plot_benchmark(figure_panels(results.values), output_dir / "benchmark.png")
     print(text)
     return results.values
-
-
-def check_arguments(args: BenchmarkArguments) -> None:
-    """
-    Raises:
-        ValueError: an argument has a value that cannot be measured.
-    """
-    known = {"kinds": VARIANTS, "sizes": SIZES, "dtypes": ["float32", "bfloat16"], "modes": ["eager", "compile"]}
-    for name, values in known.items():
-        if not getattr(args, name) or not set(getattr(args, name)) <= set(values):
-            raise ValueError(f"{name} is {getattr(args, name)}; expected some of {list(values)}.")
-    unknown = set(args.variants or []) - {name for variants in VARIANTS.values() for name in variants}
-    if unknown or not all(chosen_variants(args, kind) for kind in args.kinds):
-        known = {kind: list(VARIANTS[kind]) for kind in args.kinds}
-        raise ValueError(f"variants is {args.variants}; expected, of each kind, some of {known}.")
-    if args.device not in ("cpu", "cuda") or args.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {args.device!r}; expected cpu{' or cuda' * torch.cuda.is_available()}.")
-    if args.repeats < 5:
-        raise ValueError(f"repeats is {args.repeats}; expected at least 5, since quartiles of fewer mean nothing.")
-
-
-def settings(args: BenchmarkArguments, kind: str) -> list[Setting]:
-    """The settings to measure variants of a kind in."""
-    if kind == "adapters":  # loading and switching depend on neither images nor precision
-        return [Setting(size, args.crops[0], 1, "float32", "eager", args.device) for size in args.sizes]
-    combinations = itertools.product(args.sizes, args.crops, args.batches, args.dtypes, args.modes)
-    return [Setting(*combination, args.device) for combination in combinations]
-
-
-def chosen_variants(args: BenchmarkArguments, kind: str) -> list[str]:
-    """Names of the variants of a kind that are asked for."""
-    return [name for name in VARIANTS[kind] if args.variants is None or name in args.variants]
 
 
 def run_conditions(device: str) -> dict:
@@ -140,17 +114,33 @@ def run_conditions(device: str) -> dict:
 
 
 def measure(kind: str, setting: Setting, names: list[str], repeats: int, bar: tqdm) -> dict:
-    """Samples of all variants, in seconds on the `wall` clock and of the `cpu`; their peak memory in bytes; and for
-    the kind "adapters" what each tuning trains and saves."""
+    """Samples of all variants, in seconds on the `wall` clock and of the `cpu`; their peak memory in bytes; on a GPU
+    the number of launches and the time of its work, see [`gpu_work`]; and for the kind "adapters" what each tuning
+    trains and saves."""
     build = functools.cache(functools.partial(build_model, setting))
     runs, found = {}, {}
     for name in names:
         bar.set_description(f"{setting}: {name}")
         variant = VARIANTS[kind][name]
-        found[name] = {"over": variant.over, "wall": [], "cpu": [], "peak": variant_peak_memory(kind, name, setting)}
-        runs[name] = variant.make(setting, build)
+        found[name] = {"over": variant.over, "wall": [], "cpu": []}
+        if setting.device == "cpu":
+            found[name]["peak"] = variant_peak_memory(kind, name, setting)
+        built: list[torch.nn.Module] = []
+        runs[name] = variant.make(
+            setting, lambda *args, built=built, **kwargs: built.append(build(*args, **kwargs)) or built[-1]
+        )
+        if built:
+            found[name]["weights"] = sum(
+                weight.nbytes for weight in itertools.chain(built[0].parameters(), built[0].buffers())
+            )
+        if setting.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
         for _ in range(WARM_UP):
             runs[name]()
+        if setting.device == "cuda":
+            found[name]["peak"] = torch.cuda.max_memory_allocated() - before
+            found[name].update(gpu_work(runs[name]))
         bar.update()
     for _ in range(repeats):
         for name, run in runs.items():
@@ -162,12 +152,20 @@ def measure(kind: str, setting: Setting, names: list[str], repeats: int, bar: tq
     return {"variants": found, "tunings": {name: tuning_costs(build_model(setting, name)) for name in TUNINGS}}
 
 
+def free_memory(device: str) -> None:
+    """Gives back what the models of a setting have taken, so that the next one starts as this one did."""
+    gc.collect()
+    torch.compiler.reset()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+
+
 def variant_peak_memory(kind: str, name: str, setting: Setting) -> int | None:
-    """The peak memory of a variant in bytes, without its weights, measured in a process of its own. `None` where it is
-    not measured: for kind "adapters", and for `compile` on a CPU, where the compiler itself takes more."""
-    if kind == "adapters" or (setting.device, setting.mode) == ("cpu", "compile"):
+    """The peak memory of a variant on a CPU in bytes, without its weights, measured in a process of its own. `None`
+    where it is not measured: for kind "adapters", and for `compile`, where the compiler itself takes more."""
+    if kind == "adapters" or setting.mode == "compile":
         return None
-    return peak_memory(functools.partial(make_variant, kind, name, setting), setting.device)
+    return peak_memory(functools.partial(make_variant, kind, name, setting))
 
 
 def make_variant(kind: str, name: str, setting: Setting) -> Callable[[], object]:
@@ -196,8 +194,11 @@ def report(results: dict) -> str:
             turns = len(next(iter(found["variants"].values()))["wall"])
             run = f"{found['run']['machine']}, {found['run']['date']}, {turns} turns"
             lines.append(f"\n**{kind}: {setting}** ({run})\n")
-            lines.append("| variant | ms | images/s | to | ratio | ratio of CPU time | peak beyond weights, MB |")
-            lines.append("|---|---|---|---|---|---|---|")
+            lines.append(
+                "| variant | ms | images/s | to | ratio | ratio of CPU time | peak beyond weights, MB | in all, MB | "
+                "launches | work of the GPU, ms |"
+            )
+            lines.append("|---|---|---|---|---|---|---|---|---|---|")
             lines += [report_row(name, kind, found) for name in found["variants"]]
             if "tunings" in found:
                 lines.append("\n| tuning | trained | of it in the backbone | saved, MB |\n|---|---|---|---|")
@@ -221,6 +222,10 @@ def report_row(name: str, kind: str, found: dict) -> str:
         cells.append(f"{middle:.2f} ({low:.2f} - {high:.2f})" if compared else "")
     measured = variant["peak"] is not None and not math.isnan(variant["peak"])  # None is read from the file as NaN
     cells.append(f"{variant['peak'] / 1e6:.0f}" if measured else "")
+    in_all = measured and "weights" in variant
+    cells.append(f"{(variant['peak'] + variant['weights']) / 1e6:.0f}" if in_all else "")
+    cells.append(f"{variant['launches']}" if "launches" in variant else "")
+    cells.append(f"{1000 * variant['work']:.1f}" if "work" in variant else "")
     return f"| {' | '.join(cells)} |"
 
 

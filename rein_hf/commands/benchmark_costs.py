@@ -11,6 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+
+# Beginnings of the names of CUDA's calls that give a GPU something to do.
+LAUNCHES = ("cudaLaunch", "cuLaunch", "cudaGraphLaunch", "cudaMemcpy", "cudaMemset")
 
 
 def seconds(run: Callable[[], object], device: str = "cpu") -> dict[str, float]:
@@ -28,15 +34,28 @@ def seconds(run: Callable[[], object], device: str = "cpu") -> dict[str, float]:
     return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
 
 
-def peak_memory(make: Callable[[], Callable[[], object]], device: str = "cpu") -> int:
+def gpu_work(run: Callable[[], object]) -> dict[str, float]:
+    """What a call asks of a GPU, counted by torch's profiler: the `launches` of kernels, graphs and memory operations
+    that the host makes, and the time in seconds during which the GPU is at `work`. If the GPU works for a fraction of
+    the time that the call takes, it waits for the host."""
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        run()
+        torch.cuda.synchronize()
+    averages = profiler.key_averages()
+    return {
+        "launches": sum(event.count for event in averages if event.key.startswith(LAUNCHES)),
+        "work": sum(event.self_device_time_total for event in averages if event.device_type == DeviceType.CUDA) / 1e6,
+    }
+
+
+def peak_memory(make: Callable[[], Callable[[], object]]) -> int:
     """The peak memory of two calls of what `make()` returns, without the memory in use before them, measured in a
-    process of its own.
+    process of its own. Resident memory on Linux; on a GPU torch counts what it allocates, and no process is needed.
 
     There are two calls because the optimizer's moments exist only from the second training step on.
 
     Args:
         make: is pickled for the other process; what it returns need not be picklable.
-        device (`str`): "cpu" for resident memory, which works on Linux only; "cuda" for torch's allocations.
 
     Returns:
         Bytes.
@@ -45,9 +64,9 @@ def peak_memory(make: Callable[[], Callable[[], object]], device: str = "cpu") -
         RuntimeError: the process ended before it had a result.
     """
     # not "fork": a copy of a process that has used several threads would wait for threads that it does not have
-    context = multiprocessing.get_context("forkserver" if device == "cpu" else "spawn")
+    context = multiprocessing.get_context("forkserver")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send_peak_memory, args=(sender, make, device))
+    process = context.Process(target=_send_peak_memory, args=(sender, make))
     process.start()
     sender.close()  # so that `recv` ends when the process does
     try:
@@ -59,20 +78,16 @@ def peak_memory(make: Callable[[], Callable[[], object]], device: str = "cpu") -
         process.join()
 
 
-def _send_peak_memory(pipe, make: Callable[[], Callable[[], object]], device: str) -> None:
+def _send_peak_memory(pipe, make: Callable[[], Callable[[], object]]) -> None:
     run = make()
     gc.collect()
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-    else:
-        # memory that building the model has used and freed would hide as much of what the calls use
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the peak
-        before = _resident_bytes("VmRSS")
+    # memory that building the model has used and freed would hide as much of what the calls use
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the peak
+    before = _resident_bytes("VmRSS")
     for _ in range(2):
         run()
-    pipe.send((torch.cuda.max_memory_allocated() if device == "cuda" else _resident_bytes("VmHWM")) - before)
+    pipe.send(_resident_bytes("VmHWM") - before)
 
 
 def _resident_bytes(field: str) -> int:

@@ -10,14 +10,21 @@ from typing import NamedTuple
 import torch
 from peft import PeftModel
 from torch.nn import functional as F
-from transformers import Dinov2Config, Mask2FormerConfig, Mask2FormerForUniversalSegmentation
+from transformers import (
+    Dinov2Config,
+    EomtConfig,
+    EomtForUniversalSegmentation,
+    Mask2FormerConfig,
+    Mask2FormerForUniversalSegmentation,
+)
 from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 
 from .. import ViTPyramidConfig, slide_inference
-from ..backbone import backbone_of
-from ..inference import predict_labels
+from ..backbone import backbone_of, cast_frozen_weights
+from ..inference import compile_segmenter, predict_labels, semantic_scores
+from ..inference.compiled import MODES
 from ..segmenter import use_paper_loss_and_fast_modules
-from ..training import RecipeArguments, param_groups
+from ..training import RecipeArguments, compile_before_loss, param_groups, use_fused_optimizer
 from .train import apply_tuning
 
 
@@ -67,30 +74,72 @@ def build_model(setting: Setting, tuning: str, stock: bool = False) -> torch.nn.
         image_size=setting.crop,
     )
     backbone = ViTPyramidConfig(backbone_config=vit)
-    model = Mask2FormerForUniversalSegmentation(
-        Mask2FormerConfig(backbone_config=backbone, num_labels=19, num_queries=100)
-    )
+    with torch.device(setting.device):  # a GPU draws 300 million numbers in no time
+        model = Mask2FormerForUniversalSegmentation(
+            Mask2FormerConfig(backbone_config=backbone, num_labels=19, num_queries=100)
+        )
     if not stock:
         model = use_paper_loss_and_fast_modules(model)
-    return apply_tuning(model, RecipeArguments(backbone="", train=[], tuning=tuning)).to(setting.device)
+    model = apply_tuning(model, RecipeArguments(backbone="", train=[], tuning=tuning)).to(setting.device)
+    if setting.dtype == "bfloat16" and tuning != "full":
+        cast_frozen_weights(backbone_of(model), torch.bfloat16)  # as in a run in bfloat16, and in evaluation
+    return model
+
+
+def build_eomt(setting: Setting) -> torch.nn.Module:
+    """Transformers' EoMT with a backbone of the same size: DINOv2 whose last blocks see the queries too, and no
+    decoder. Random weights."""
+    torch.manual_seed(0)
+    width, depth, heads = SIZES[setting.size]
+    config = EomtConfig(
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+        image_size=setting.crop,
+        patch_size=16,
+        num_queries=100,
+        num_labels=19,
+    )
+    with torch.device(setting.device):
+        return EomtForUniversalSegmentation(config)
 
 
 def feature_call(setting: Setting, model: torch.nn.Module) -> Callable[[], object]:
     """Computes the feature maps of the backbone."""
     encoder = backbone_of(freeze(model))
-    return inference_call(setting, lambda pixels: encoder(pixels).feature_maps)
+    forward = lambda pixels: encoder(pixels).feature_maps  # noqa: E731
+    if setting.mode == "compile":
+        forward = torch.compile(forward, mode=MODES.get(setting.device))
+    return inference_call(setting, forward)
 
 
 def label_call(setting: Setting, model: torch.nn.Module, width: int = 1) -> Callable[[], object]:
     """Computes label maps, by windows, of images whose width is `width` times their height."""
     freeze(model)
+    if setting.mode == "compile":
+        compile_segmenter(model)
     size = (setting.crop, width * setting.crop)
     return inference_call(setting, lambda pixels: predict_labels(slide_inference(model, pixels), size), width)
+
+
+def eomt_label_call(setting: Setting, model: torch.nn.Module) -> Callable[[], object]:
+    """Computes label maps of EoMT from its class and mask logits, in the same way as ours."""
+    freeze(model)
+    forward = torch.compile(model, mode=MODES.get(setting.device)) if setting.mode == "compile" else model
+    size = (setting.crop, setting.crop)
+
+    def labels(pixels):
+        output = forward(pixels)
+        return predict_labels(semantic_scores(output.class_queries_logits, output.masks_queries_logits, size), size)
+
+    return inference_call(setting, labels)
 
 
 def stock_label_call(setting: Setting, model: torch.nn.Module) -> Callable[[], object]:
     """Computes label maps as transformers does: all masks of every decoder output, resized to 384x384 in between."""
     freeze(model)
+    if setting.mode == "compile":
+        model.compile(mode=MODES.get(setting.device))
     post_process = Mask2FormerImageProcessorPil().post_process_semantic_segmentation
     sizes = [(setting.crop, setting.crop)] * setting.batch
     return inference_call(setting, lambda pixels: post_process(model(pixel_values=pixels), target_sizes=sizes))
@@ -104,9 +153,8 @@ def freeze(model: torch.nn.Module) -> torch.nn.Module:
 def inference_call(
     setting: Setting, forward: Callable[[torch.Tensor], object], width: int = 1
 ) -> Callable[[], object]:
-    """Calls `forward` on random images, in the setting's precision and mode, without gradients."""
+    """Calls `forward` on random images, in the setting's precision, without gradients."""
     pixels = torch.randn(setting.batch, 3, setting.crop, width * setting.crop, device=setting.device)
-    forward = torch.compile(forward) if setting.mode == "compile" else forward
 
     @torch.no_grad()
     def run():
@@ -119,7 +167,8 @@ def inference_call(
 def training_call(setting: Setting, model: torch.nn.Module) -> Callable[[], object]:
     """A training step with AdamW on random images that have about ten classes each."""
     model.train()
-    optimizer = torch.optim.AdamW(param_groups(model, lr=1e-4, weight_decay=0.05))
+    groups = param_groups(model, 1e-4, 0.05)
+    optimizer = torch.optim.AdamW(groups, fused=use_fused_optimizer(groups))
     blobs = torch.randint(0, 10, (setting.batch, 1, 16, 16)).float()
     maps = F.interpolate(blobs, size=setting.crop)[:, 0].long()
     classes = [map.unique() for map in maps]
@@ -129,11 +178,12 @@ def training_call(setting: Setting, model: torch.nn.Module) -> Callable[[], obje
         "mask_labels": [mask.to(setting.device) for mask in masks],
         "class_labels": [present.to(setting.device) for present in classes],
     }
-    forward = torch.compile(model) if setting.mode == "compile" else model
+    if setting.mode == "compile":
+        compile_before_loss(model)
 
     def run():
         with torch.autocast(setting.device, torch.bfloat16, enabled=setting.dtype == "bfloat16"):
-            loss = forward(**batch).loss
+            loss = model(**batch).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -163,6 +213,9 @@ VARIANTS: dict[str, dict[str, Variant]] = {
         "Rein and head": Variant(lambda setting, build: label_call(setting, build("rein"))),
         "Rein and stock head": Variant(
             lambda setting, build: stock_label_call(setting, build("rein", stock=True)), over="Rein and head"
+        ),
+        "EoMT of transformers": Variant(
+            lambda setting, build: eomt_label_call(setting, build_eomt(setting)), over="Rein and head"
         ),
         "Rein and head, image of 2:1": Variant(
             lambda setting, build: label_call(setting, build("rein"), width=2), over="Rein and head"

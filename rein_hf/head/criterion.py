@@ -92,6 +92,8 @@ class ReinCriterion(Mask2FormerLoss):
         stock = self.matcher
         self.matcher = ReinMatcher(stock.cost_class, stock.cost_mask, stock.cost_dice, stock.num_points)
 
+    # a compiled model ends before the loss: the matching is on the host, and the rest depends on what it found
+    @torch.compiler.disable
     def forward(
         self,
         masks_queries_logits: torch.Tensor,

@@ -11,9 +11,10 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from ..head import class_and_mask_logits, head_of
+from ..head import head_of
 from ..images import resize_to_fit, upright_rgb
 from ..labels import MAX_CLASSES
+from .compiled import predict_logits
 
 
 # How many windows go through the model together. This bounds the memory that a large image takes.
@@ -203,8 +204,7 @@ def _window_scores(model: nn.Module, windows: torch.Tensor) -> Iterator[torch.Te
     rows, columns = (max(math.ceil(side / patch), 2) for side in (height, width))
     padded = F.pad(windows.flatten(0, 1), (0, columns * patch - width, 0, rows * patch - height))
     has_masks = head_of(model.config.model_type).classifies_masks
-    logits = class_and_mask_logits(model, padded) if has_masks else (model(pixel_values=padded).logits,)
-    logits = [tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in logits]
+    logits = [one.to(torch.promote_types(one.dtype, torch.float32)) for one in predict_logits(model, padded)]
     for window_logits in zip(*(tensor.unflatten(0, windows.shape[:2]) for tensor in logits), strict=True):
         scores = semantic_scores(*window_logits, padded.shape[-2:]) if has_masks else window_logits[0]
         yield scores[..., :height, :width]

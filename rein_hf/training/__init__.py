@@ -1,6 +1,7 @@
 """Training: recipe files, the Trainer, the optimizer's parameter groups, checkpoints that survive interruptions."""
 
-from .optim import param_groups
+from .compiling import compile_before_loss
+from .optim import param_groups, use_fused_optimizer
 from .recipe import TUNINGS, RecipeArguments, config_fixed_on_resume, read_recipe
 from .recipe_sections import LORA, tuning_config
 from .saving import FINAL_WEIGHTS
@@ -13,8 +14,10 @@ __all__ = [
     "RecipeArguments",
     "SegmentationTrainer",
     "TUNINGS",
+    "compile_before_loss",
     "config_fixed_on_resume",
     "param_groups",
     "read_recipe",
     "tuning_config",
+    "use_fused_optimizer",
 ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DynamoBackend
 from peft import PeftModel
 from torch import nn
 from transformers import TrainingArguments
@@ -17,6 +19,7 @@ from ..data import Domain
 from ..evaluation import evaluate_domain
 from ..head import ReinCriterion, pixel_loss
 from ..labels import IGNORE
+from .compiling import compile_before_loss
 from .divergence import LossGuard
 from .optim import param_groups, use_fused_optimizer
 from .saving import CheckpointingTrainer
@@ -48,6 +51,8 @@ class SegmentationTrainer(CheckpointingTrainer):
       how the step is split between processes and micro-batches.
     - Images without a labelled pixel are counted.
     - `activation_checkpointing` covers the backbone and Rein, not the head.
+    - `torch_compile` compiles the model up to its outputs, in place and as one graph. The loss stays as it is: its
+      matching is on the host, and with the number of masks it changes from batch to batch.
     - One process trains on one device: the stock Trainer would multiply the batch by the number of visible GPUs.
 
     Args:
@@ -86,6 +91,8 @@ class SegmentationTrainer(CheckpointingTrainer):
         if self.args.bf16 and isinstance(self.model, PeftModel) and not is_sharded:
             # autocast would cast them at every step; of a model without adapter they are saved, in float32
             cast_frozen_weights(backbone_of(self.model), torch.bfloat16)
+        if args.torch_compile:
+            self._compile(fullgraph=not is_sharded)
         if self.is_fsdp_enabled:
             # FSDP2 asks for the word embeddings, of which the stock model says by an exception that it has none
             self.model.get_input_embeddings = lambda: None
@@ -104,6 +111,14 @@ class SegmentationTrainer(CheckpointingTrainer):
                 fused=use_fused_optimizer(groups),
             )
         return self.optimizer
+
+    def _compile(self, fullgraph: bool) -> None:
+        """Compiles what comes before the loss, where accelerate would compile the whole model."""
+        self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO
+        for name in ("ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_DYNAMO_MODE"):  # set by the arguments, for any later run
+            os.environ.pop(name, None)
+        arguments = self.args.torch_compile_backend, self.args.torch_compile_mode
+        compile_before_loss(self.model, *arguments, fullgraph=fullgraph)
 
     # ---- a step ----
 

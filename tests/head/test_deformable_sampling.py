@@ -23,6 +23,8 @@ SIZES = {
     "levels of one line": (2, 1, 8, 4, [(3, 5), (1, 7), (6, 1), (2, 2)]),
 }
 QUERIES = 17  # no multiple of what a program goes through
+# Where the kernels for GPUs run: interpreted on a CPU, unless `TRITON_INTERPRET=0 CUDA_VISIBLE_DEVICES=0` is set.
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def arguments(size: str, dtype: torch.dtype) -> tuple[list[int], list[torch.Tensor]]:
@@ -55,6 +57,21 @@ def gradient_like(output: torch.Tensor) -> torch.Tensor:
     return torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view(output.shape).to(output.dtype)
 
 
+def on_gpu(function, *arguments):
+    """Calls a function of the kernels for GPUs where these run, and brings what it returns back to the CPU."""
+    moved = (one.to(DEVICE) if isinstance(one, torch.Tensor) else one for one in arguments)
+    returned = function(*moved)
+    return returned.cpu() if isinstance(returned, torch.Tensor) else [one.cpu() for one in returned]
+
+
+def gpu_forward(*arguments) -> torch.Tensor:
+    return on_gpu(deformable_sampling.deformable_triton.forward, *arguments)
+
+
+def gpu_backward(*arguments) -> list[torch.Tensor]:
+    return on_gpu(deformable_sampling.deformable_triton.backward, *arguments)
+
+
 def assert_close(found, right, dtype: torch.dtype) -> None:
     for one, other in zip(found, right, strict=True):
         assert one.dtype == dtype
@@ -74,13 +91,12 @@ def test_the_cpu_kernel_and_its_gradients_are_the_stock_ones(size, dtype):
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("size", SIZES)
 def test_the_gpu_kernels_are_the_stock_function_and_its_gradients(size, dtype):
-    kernels = deformable_sampling.deformable_triton
     shapes, tensors = arguments(size, dtype)
     values, *others = [tensor.detach() for tensor in tensors]
-    output = kernels.forward(values, shapes, *others)
+    output = gpu_forward(values, shapes, *others)
     right, (to_values, _, to_offsets, to_weights) = expected(size, tensors)
     assert_close([output], [right], dtype)
-    found = kernels.backward(gradient_like(output), values, shapes, *others)
+    found = gpu_backward(gradient_like(output), values, shapes, *others)
     assert_close(found, [to_values, to_offsets, to_weights], dtype)
 
 
@@ -89,11 +105,11 @@ def test_tensors_in_types_of_their_own_as_under_autocast():
     values, points, offsets, weights = [tensor.detach() for tensor in tensors]
     mixed = [values.bfloat16(), points, offsets.bfloat16(), weights]
     cpu = sample_and_sum(mixed[0], shapes, *mixed[1:])
-    gpu = deformable_sampling.deformable_triton.forward(mixed[0], shapes, *mixed[1:])
+    gpu = gpu_forward(mixed[0], shapes, *mixed[1:])
     assert cpu.dtype == gpu.dtype == torch.bfloat16
     torch.testing.assert_close(cpu, gpu, rtol=2e-2, atol=1e-2)
     grad = gradient_like(cpu)
-    found = deformable_sampling.deformable_triton.backward(grad, mixed[0], shapes, *mixed[1:])
+    found = gpu_backward(grad, mixed[0], shapes, *mixed[1:])
     right = deformable_sampling.sample_and_sum_backward(grad, mixed[0], shapes, *mixed[1:])
     for one, other in zip(found, right, strict=True):
         torch.testing.assert_close(one, other, rtol=2e-2, atol=2e-2)
@@ -103,7 +119,7 @@ def test_a_number_that_is_none_is_not_hidden():
     shapes, tensors = arguments("the paper's levels, points and channels", torch.float32)
     values, points, offsets, weights = [tensor.detach() for tensor in tensors]
     offsets[0, 3, 1, 1, 0, 0] = torch.nan
-    for function in (sample_and_sum, deformable_sampling.deformable_triton.forward):
+    for function in (sample_and_sum, gpu_forward):
         found = function(values, shapes, points, offsets, weights).isnan()
         assert found[0, 3, 32:].all() and found.sum() == 32
 
@@ -120,7 +136,7 @@ def test_samples_on_pixels_and_on_borders_are_exact(kernel):
     weights = torch.zeros(1, len(grid), 1, 3, 1, dtype=torch.float64)
     weights[:, :, :, 2] = 1.0
     reference = torch.zeros(1, len(grid), 3, 2, dtype=torch.float64)
-    function = sample_and_sum if kernel == "cpu" else deformable_sampling.deformable_triton.forward
+    function = sample_and_sum if kernel == "cpu" else gpu_forward
     found = function(values, shapes, reference, offsets, weights)[0, :, 0]
     finest = values[0, 30:, 0].view(8, 12)
     expected = [finest[int(y), int(x)] if 0 <= x < 12 and 0 <= y < 8 else 0.0 for x, y in grid.tolist()]
@@ -146,6 +162,7 @@ def test_sums_of_rows_and_their_gradients():
 
 def test_torch_finds_nothing_wrong_with_the_operator():
     shapes, tensors = arguments("levels of one line", torch.float64)
+    tensors = [tensor.detach().to(DEVICE).requires_grad_() for tensor in tensors]
     torch.library.opcheck(sample_and_sum, (tensors[0], shapes, *tensors[1:]))
 
 

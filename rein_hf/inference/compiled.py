@@ -1,0 +1,76 @@
+"""The logits that label maps are made of, from a model that may be compiled, which is the fastest for many images."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..head import class_and_mask_logits, head_of
+
+
+# On a GPU the compiled model is one CUDA graph, whose kernels are launched together and not one by one from Python.
+MODES = {"cuda": "reduce-overhead"}
+
+
+def predict_logits(model: nn.Module, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """What scores are computed from, by the compiled model if there is one.
+
+    Args:
+        model: a segmenter with or without adapter, in eval mode.
+        pixel_values (`(B, 3, H, W)`): normalised images.
+
+    Returns:
+        `class_queries_logits` (B, m, K + 1) and `masks_queries_logits` (B, m, h, w) of the last decoder output; of a
+        head that classifies pixels only its logits (B, K, h, w).
+    """
+    compiled = vars(model).get("compiled_logits")
+    return _logits(model, pixel_values) if compiled is None else compiled(pixel_values)
+
+
+def _logits(model: nn.Module, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    if head_of(model.config.model_type).classifies_masks:
+        return class_and_mask_logits(model, pixel_values)
+    return (model(pixel_values=pixel_values).logits,)
+
+
+def compile_segmenter(model: nn.Module, mode: str | None = None, backend: str = "inductor") -> nn.Module:
+    """Compiles in place what inference computes with a model, from pixels to logits, as one graph without breaks.
+
+    All that predicts with the model uses it from then on: [`segment`], [`slide_inference`], [`evaluate_domain`].
+    Training, and `model(...)` itself, do not. The first image takes a minute or more. With the second size of images
+    sizes become symbols, which takes as long again; each further size then takes a moment. That pays off for hundreds
+    of images. Adapters can be switched; each is compiled when it is used first.
+
+    Args:
+        model: from [`rein_hf.from_pretrained`], in eval mode, on its device, and with frozen weights cast already if
+            they are to be ([`rein_hf.backbone.cast_frozen_weights`]).
+        mode (`str`, *optional*): of `torch.compile`. By default "reduce-overhead" on a GPU, which means CUDA graphs.
+        backend (`str`): of `torch.compile`.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: the model is in training mode.
+
+    Example:
+
+    ```py
+    model, processor = rein_hf.from_pretrained(adapter).cuda(), AutoImageProcessor.from_pretrained(adapter)
+    compile_segmenter(model)
+    with torch.autocast("cuda", torch.bfloat16):
+        labels = [segment(model, processor, photo) for photo in photos]
+    ```
+    """
+    if model.training:
+        raise ValueError("The model is in training mode; expected model.eval() before it is compiled for inference.")
+    mode = mode or MODES.get(next(model.parameters()).device.type)
+    compiled = torch.compile(_logits, fullgraph=True, mode=mode, backend=backend)
+
+    def compiled_logits(pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        torch.compiler.cudagraph_mark_step_begin()
+        # a CUDA graph writes over what it returned the last time
+        return tuple(logits.clone() for logits in compiled(model, pixel_values))
+
+    model.compiled_logits = compiled_logits
+    return model
