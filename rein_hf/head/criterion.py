@@ -26,7 +26,7 @@ from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
 from ..labels import IGNORE
-from .matcher import Pairs, ReinMatcher, Targets, at_least_float32, sample_points
+from .matcher import Pairs, ReinMatcher, Targets, at_least_float32, grid_of, sample_points
 
 
 def pixel_loss(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
@@ -178,7 +178,10 @@ class ReinCriterion(Mask2FormerLoss):
     def _choose_points(self, masks: torch.Tensor, points: Points) -> torch.Tensor:
         """Where the losses of masks (O, M, h, w) are computed, (O, M, P, 2): the most uncertain candidates, and random
         points."""
-        uncertainty = sample_points(masks.flatten(0, 1), points.candidates.flatten(0, 1)).abs_()
+        # not `sample_points`, which would first copy the candidates: they are the largest tensor of a loss
+        grid = grid_of(points.candidates).flatten(0, 1)[:, None]
+        uncertainty = F.grid_sample(masks.flatten(0, 1)[:, None], grid, align_corners=False)[:, 0, 0].abs_()
+        del grid
         number = self.num_points - points.random.shape[2]
         chosen = uncertainty.topk(number, dim=1, largest=False, sorted=False).indices.view(*masks.shape[:2], -1)
         # x and y as one complex number: both are gathered by one index

@@ -117,7 +117,7 @@ class ReinMatcher(Mask2FormerHungarianMatcher):
         indices = torch.from_numpy(np.concatenate([image_of_mask, padded.ravel()])).to(device, non_blocking=True)
         image_of_mask, padded = indices[: len(image_of_mask)], indices[len(image_of_mask) :].view(padded.shape)
 
-        grid = 2 * points - 1
+        grid = grid_of(points)
         expected = _sample(targets.masks[:, None], grid.transpose(0, 1)[image_of_mask])[:, 0]  # (N, O, P)
         expected = expected[padded].permute(2, 0, 3, 1)  # (O, B, P, n)
         sums = []
@@ -147,10 +147,15 @@ def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
 def sample_points(maps: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     """Bilinear samples (n, P) of maps (n, h, w) at points (n, P, 2), or (n, O, P) at points (n, O, P, 2). Points are x
     and y: (0, 0) is the upper left corner of a map's first pixel, (1, 1) the lower right corner of its last one."""
-    grid = 2 * points - 1
+    grid = grid_of(points)
     if grid.dim() == 3:
         return _sample(maps[:, None], grid[:, None])[:, 0, 0]
     return _sample(maps[:, None], grid)[:, 0]
+
+
+def grid_of(points: torch.Tensor) -> torch.Tensor:
+    """Coordinates as `F.grid_sample` takes them, -1 to 1, of points from 0 to 1; contiguous."""
+    return torch.mul(points, 2, out=torch.empty(points.shape, dtype=points.dtype, device=points.device)).sub_(1)
 
 
 def _sample(maps: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
