@@ -1,0 +1,40 @@
+"""Every known architecture under `torch.compile`, with Rein: one graph in training and in inference."""
+
+import pytest
+import torch
+
+import rein_hf
+from rein_hf import ReinConfig
+from tests.support import vision_encoders
+from tests.support.models import perturb
+from tests.support.runs import HEAD
+
+
+# CLIP's and SigLIP's towers are in two checkpoints each, and SAM's; the code that is compiled is the same
+COMPILED = [name for name in vision_encoders.CHECKPOINTS if name not in ("clip", "sam")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMPILED)
+def test_features_and_gradients_from_one_graph(name, tmp_path):
+    """`aot_eager` traces the backward pass too. The second size is one that makes sizes symbols."""
+    folder = vision_encoders.write_encoder(name, tmp_path)
+    torch.manual_seed(0)
+    model = rein_hf.build_segmenter(folder, {0: "road", 1: "car"}, image_size=64, num_queries=8, head=HEAD)
+    model = rein_hf.add_rein(model, ReinConfig(r=4, num_tokens=8))
+    perturb(model)
+    encoder = rein_hf.backbone.backbone_of(model.eval())
+    torch.compiler.reset()
+    compiled = torch.compile(encoder, fullgraph=True, backend="aot_eager")
+    for size in ((64, 64), (64, 96)):
+        images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
+        results = []
+        for function in (encoder, compiled):
+            model.zero_grad()
+            maps = function(images).feature_maps
+            sum(one.square().mean() for one in maps).backward()
+            results.append([*maps, *(p.grad for p in encoder.parameters() if p.grad is not None)])
+        assert len(results[0]) > 4
+        for found, expected in zip(*results, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * max(1.0, expected.abs().max().item()))
+    torch.compiler.reset()
