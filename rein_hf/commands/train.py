@@ -84,6 +84,7 @@ def build_trainer(
         processing_class=processor,
         domains=targets,
         eval_limit=recipe.eval_limit,
+        optimization=recipe,
     )
     if os.environ.get("ACCELERATE_USE_FSDP") == "true" and trainer.accelerator.distributed_type != "FSDP":
         raise ValueError(f"accelerate does not shard on {args.device}: FSDP was asked for, this would be plain DDP.")

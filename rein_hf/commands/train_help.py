@@ -29,7 +29,8 @@ GROUPS = {
     "model": "backbone backbone_dtype head num_queries crop patch_size out_indices",
     "tuning": "tuning rein lora",
     "length and batch": "max_steps total_batch_size per_device_train_batch_size seed full_determinism output_dir",
-    "optimizer": "learning_rate lr_scheduler_ warmup_steps weight_decay adam_ max_grad_norm",
+    "optimizer": "learning_rate lr_scheduler_ warmup_steps weight_decay adam_ max_grad_norm backbone_lr_factor "
+    "adapter_lr_factor head_lr_factor adapter_weight_decay_factor ema_",
     "evaluation and checkpoints": "eval_ metric_for_best_model load_best_model_at_end save_",
     "what is reported": "log disable_tqdm report_to run_name project trackio_ skip_memory_metrics",
     "precision, memory and speed": "bf16 fp16 tf32 activation_ gradient_ torch_ use_cpu dataloader_",

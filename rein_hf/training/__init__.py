@@ -1,6 +1,7 @@
 """Training: recipe files, the Trainer, the optimizer's parameter groups, checkpoints that survive interruptions."""
 
 from .optim import param_groups
+from .optimizer_keys import OptimizerArguments
 from .recipe import TUNINGS, RecipeArguments, config_fixed_on_resume, read_recipe
 from .recipe_sections import LORA, tuning_config
 from .saving import FINAL_WEIGHTS
@@ -10,6 +11,7 @@ from .trainer import SegmentationTrainer
 __all__ = [
     "FINAL_WEIGHTS",
     "LORA",
+    "OptimizerArguments",
     "RecipeArguments",
     "SegmentationTrainer",
     "TUNINGS",

@@ -18,12 +18,13 @@ from transformers import HfArgumentParser, TrainingArguments, get_scheduler
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
 from ..files import parse_yaml, read_yaml
+from .optimizer_keys import OptimizerArguments, check_optimizer_keys
 from .recipe_keys import check_needs, check_trainer_keys
 from .recipe_sections import check_sections, mend_numbers, suggestion
 
 
 @dataclasses.dataclass
-class RecipeArguments:
+class RecipeArguments(OptimizerArguments):
     backbone: str = dataclasses.field(metadata={"help": "Pretrained vision transformer: folder or Hub id."})
     train: list[str] = dataclasses.field(metadata={"help": "Source domains, described as in rein_hf.data."})
     weights: dict | None = dataclasses.field(
@@ -200,6 +201,7 @@ def _check_values(values: dict[str, Any]) -> None:
     if weights is not None and not all(isinstance(weight, int | float) and weight > 0 for weight in weights.values()):
         raise ValueError(f"weights are {weights}; expected a positive number for each source.")
     check_sections(values)
+    check_optimizer_keys(values)
     evaluates = [key for key in ("eval_strategy", "eval_on_start") if values.get(key, "no") not in ("no", False)]
     if evaluates and not values["evaluate"]:
         raise ValueError(f"{evaluates[0]} is {values[evaluates[0]]!r}, but evaluate names no domain to evaluate on.")
