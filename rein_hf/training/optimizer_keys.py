@@ -15,18 +15,10 @@ class OptimizerArguments:
     is frozen otherwise (a LoRA's biases, too), and Rein's query content; the head, everything else.
     """
 
-    backbone_lr_factor: float | None = dataclasses.field(
-        default=None, metadata={"help": "Learning rate of the backbone's own weights, by that of the recipe."}
-    )
-    adapter_lr_factor: float | None = dataclasses.field(
-        default=None, metadata={"help": "Learning rate of the adapter, by that of the recipe."}
-    )
-    head_lr_factor: float | None = dataclasses.field(
-        default=None, metadata={"help": "Learning rate of the head, by that of the recipe."}
-    )
-    adapter_weight_decay_factor: float | None = dataclasses.field(
-        default=None, metadata={"help": "Weight decay of the adapter, by that of the recipe; 0 for none."}
-    )
+    backbone_lr_factor: float | None = None
+    adapter_lr_factor: float | None = None
+    head_lr_factor: float | None = None
+    adapter_weight_decay_factor: float | None = None
     weight_decay_end: float | None = dataclasses.field(
         default=None, metadata={"help": "The weight decay goes to it over the run, along a cosine."}
     )
@@ -34,9 +26,7 @@ class OptimizerArguments:
         default=None,
         metadata={"help": "Of a moving average of the trained weights, which is what is evaluated and saved: 0.9998."},
     )
-    ema_start: float | None = dataclasses.field(
-        default=None, metadata={"help": "Step at which the average starts, below 1 as a share of max_steps."}
-    )
+    ema_start: float | None = None
 
     def factors(self) -> dict[str, float]:
         """Arguments of [`param_groups`]: the factors that are given."""

@@ -123,7 +123,8 @@ def non_finite(recipe: Path, out: Path) -> str:
 
 def interrupted(recipe: Path, out: Path) -> None:
     """A run that is interrupted in its fourth step and continued, and beside it one that is not interrupted but
-    evaluates after each step. Both have a moving average; the weights after each step of the second are saved."""
+    evaluates after each step and saves at the end. Both have a moving average; the second one's weights after each
+    step are saved."""
     step, calls = SegmentationTrainer.training_step, []
 
     def ends(self, *args, **kwargs):
@@ -139,7 +140,8 @@ def interrupted(recipe: Path, out: Path) -> None:
         except KeyboardInterrupt:
             pass
     run_recipe(recipe, *often, str(out))
-    weights, evaluated = Weights(), ("--eval_strategy", "steps", "--eval_steps", "1", "--eval_limit", "2")
+    weights = Weights()
+    evaluated = ("--eval_strategy", "steps", "--eval_steps", "1", "--eval_limit", "2", "--save_steps", "5")
     with watching(weights):
         trainer = run_recipe(recipe, *often, f"{out}-straight", *evaluated)
     if trainer.is_world_process_zero():
@@ -148,11 +150,13 @@ def interrupted(recipe: Path, out: Path) -> None:
 
 @contextmanager
 def fsdp2():
-    """FSDP2 as `accelerate launch` requests it. accelerate 1.15 does not shard on a CPU although torch can, so it is
-    told, while it decides, that the processes have XPUs."""
+    """FSDP2 as `accelerate launch` requests it, but gathered weights are kept after a forward pass: those of an
+    evaluation would still be there when the next step begins. accelerate 1.15 does not shard on a CPU although torch
+    can, so it is told, while it decides, that the processes have XPUs."""
     environment = {
         "ACCELERATE_USE_FSDP": "true",
         "FSDP_VERSION": "2",
+        "FSDP_RESHARD_AFTER_FORWARD": "false",
         "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
         "FSDP_TRANSFORMER_CLS_TO_WRAP": "Dinov2Layer,TransformerDecoderLayer",
         "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",

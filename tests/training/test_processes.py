@@ -125,8 +125,8 @@ def test_shards_are_one_model(fsdp2, ddp, folder, whole):
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_two_processes_go_on_to_the_same_weights(request, folder, kind):
-    request.getfixturevalue(kind)
     """With a moving average, and whether they evaluate it in between or not."""
+    request.getfixturevalue(kind)
     assert equal_adapters(folder / f"{kind}-interrupted", folder / f"{kind}-interrupted-straight")
 
 
