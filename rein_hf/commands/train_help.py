@@ -27,7 +27,7 @@ from .train_keys import ALIASES
 GROUPS = {
     "data": "train evaluate weights",
     "model": "backbone backbone_dtype head num_queries crop patch_size out_indices",
-    "tuning": "tuning rein lora",
+    "tuning": "tuning rein lora soma",
     "length and batch": "max_steps total_batch_size per_device_train_batch_size seed full_determinism output_dir",
     "optimizer": "learning_rate lr_scheduler_ warmup_steps weight_decay adam_ max_grad_norm backbone_lr_factor "
     "adapter_lr_factor head_lr_factor adapter_weight_decay_factor ema_",
@@ -74,6 +74,7 @@ def help_text(description: str, path: Path | None) -> str:
         [
             *section_lines("rein", ReinConfig, values.get("rein") or {}, REFUSED_IN_REIN),
             "lora.KEY: those of peft's LoraConfig; " + ", ".join(f"{key} {value}" for key, value in LORA.items()),
+            "soma.KEY: those of SomaConfig; r 16, first_block after a third of the blocks (9 of 24), bias lora_only",
             "head.KEY: those of transformers' Mask2FormerConfig; of UperNetConfig with --head.model_type upernet",
             "",
             "also: " + ", ".join(f"--{name} = --{key}" for name, key in ALIASES.items()),

@@ -31,9 +31,12 @@ class RecipeArguments(OptimizerArguments):
         default=None, metadata={"help": "Share of the samples by source; by default each image is seen alike."}
     )
     evaluate: list[str] = dataclasses.field(default_factory=list, metadata={"help": "Domains to evaluate on."})
-    tuning: str = dataclasses.field(default="rein", metadata={"help": "Of the backbone: rein, lora, frozen or full."})
+    tuning: str = dataclasses.field(
+        default="rein", metadata={"help": "Of the backbone: rein, lora, soma, frozen or full."}
+    )
     rein: dict | None = dataclasses.field(default=None, metadata={"help": "Arguments of ReinConfig."})
     lora: dict | None = dataclasses.field(default=None, metadata={"help": "Arguments of peft's LoraConfig."})
+    soma: dict | None = dataclasses.field(default=None, metadata={"help": "Arguments of SomaConfig."})
     head: dict | None = dataclasses.field(
         default=None, metadata={"help": "Arguments of Mask2FormerConfig; with model_type: upernet of UperNetConfig."}
     )
@@ -51,7 +54,7 @@ class RecipeArguments(OptimizerArguments):
 
 
 # Ways to tune the backbone. The head is trained alike in all of them.
-TUNINGS = ("rein", "lora", "frozen", "full")
+TUNINGS = ("rein", "lora", "soma", "frozen", "full")
 
 # The paper's recipe, and what transformers' Trainer needs to leave segmentation batches alone.
 DEFAULTS = {
@@ -192,10 +195,10 @@ def _check_values(values: dict[str, Any]) -> None:
     if values["tuning"] not in TUNINGS:
         raise ValueError(f"tuning is {values['tuning']!r}; expected one of {', '.join(TUNINGS)}.")
     dtype, tuning = values["backbone_dtype"], values["tuning"]
-    if dtype != "float32" and (dtype != "bfloat16" or tuning == "full"):
+    if dtype != "float32" and (dtype != "bfloat16" or tuning in ("full", "soma")):
         raise ValueError(
-            f"backbone_dtype is {dtype!r} with tuning {tuning!r}; expected float32, or bfloat16 for a backbone that "
-            "does not train."
+            f"backbone_dtype is {dtype!r} with tuning {tuning!r}; expected float32, or bfloat16 for a backbone of "
+            "which nothing trains."
         )
     weights = values["weights"]
     if weights is not None and not all(isinstance(weight, int | float) and weight > 0 for weight in weights.values()):

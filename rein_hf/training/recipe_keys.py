@@ -121,6 +121,7 @@ _CHECKPOINTING = (
 NEEDS: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], Any]]] = {
     "rein": ("tuning", "rein", lambda values: values["tuning"] == "rein"),
     "lora": ("tuning", "lora", lambda values: values["tuning"] == "lora"),
+    "soma": ("tuning", "soma", lambda values: values["tuning"] == "soma"),
     "num_queries": (
         "head.model_type",
         "mask2former, or tuning rein",
