@@ -5,10 +5,10 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPIN
 
 from .config import SomaConfig, SomaPeftType
 from .layer import SomaLinear, minor_components
-from .model import SomaModel, default_first_block
+from .model import SomaModel, default_first_block, target_pattern
 
 
-__all__ = ["SomaConfig", "SomaLinear", "SomaModel", "default_first_block", "minor_components"]
+__all__ = ["SomaConfig", "SomaLinear", "SomaModel", "default_first_block", "minor_components", "target_pattern"]
 
 PEFT_TYPE_TO_CONFIG_MAPPING[SomaPeftType.SOMA] = SomaConfig
 PEFT_TYPE_TO_TUNER_MAPPING[SomaPeftType.SOMA] = SomaModel

@@ -103,7 +103,7 @@ COUNTS = {"dinov2 with SwiGLU": 3 * 7, "sam": 3 * 4, "sam vision": 3 * 4, "sam2 
 
 @pytest.mark.parametrize("kind", CHECKPOINTS)
 def test_every_architecture(kind, tmp_path):
-    """From the second block of four on, the third of seven; Hiera's q, k and v are one matrix, and its change of width stays frozen."""
+    """From the second block of four on, the third of seven. What changes the width of Hiera stays frozen."""
     encoder = write_encoder(kind, tmp_path / "vit")
     model = rein_hf.build_segmenter(encoder, {0: "a", 1: "b"}, image_size=64, num_queries=8, head=HEAD)
     tuned = add_adapter(model, SomaConfig(r=2))
