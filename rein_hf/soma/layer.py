@@ -34,7 +34,8 @@ def minor_components(weight: torch.Tensor, r: int) -> tuple[torch.Tensor, torch.
         raise ValueError(f"r is {r}; expected at most {min(weight.shape)} for a weight of {tuple(weight.shape)}.")
     u, s, vh = torch.linalg.svd(weight.detach().float(), full_matrices=False)
     root = s[-r:].sqrt()
-    return u[:, -r:] * root, root[:, None] * vh[-r:]
+    # contiguous, as FSDP and safetensors need them
+    return (u[:, -r:] * root).contiguous(), (root[:, None] * vh[-r:]).contiguous()
 
 
 class SomaLinear(Linear):

@@ -79,6 +79,10 @@ def test_each_layer_computes_what_the_method_says(tuned):
         torch.testing.assert_close(layer(x.float()).double(), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_fsdp_can_shard_it(tuned):
+    assert all(parameter.is_contiguous() for parameter in tuned.parameters())
+
+
 def test_parameters_of_dinov2_large():
     """Of the paper: 4,718,592 in A and B of blocks 9 to 24, and 147,456 biases."""
     with torch.device("meta"):
