@@ -96,7 +96,7 @@ def test_the_average_is_what_is_evaluated(recipe, monkeypatch):
         assert_close(found, averages(weights.found, step))
 
 
-@pytest.mark.parametrize(("start", "ends_in"), [("0", 3), ("2", 2), ("2", 3), ("2", 4)])
+@pytest.mark.parametrize(("start", "ends_in"), [("0", 3), ("2", 2), ("2", 3)])
 def test_an_interrupted_run_ends_with_the_same_average(recipe, tmp_path, monkeypatch, start, ends_in):
     values = ("--ema_decay", "0.75", "--ema_start", start, "--weight_decay_end", "0.5", *EVERY_STEP)
     run_recipe(recipe, *values, "--output_dir", str(tmp_path / "straight"))
@@ -190,3 +190,14 @@ def test_weights_that_are_not_in_float32_are_refused(segmenter):
     with pytest.raises(TypeError, match="weights of torch.bfloat16 are trained; a moving average needs float32"):
         MovingAverage(0.9).on_train_begin(None, State, None, model=segmenter.to(torch.bfloat16))
     assert isinstance(MovingAverage(0.9), TrainerCallback)
+
+
+def test_running_statistics_are_not_averaged(recipe, tmp_path):
+    """Of a head with batch norms: what is saved are the statistics of the last step, as without an average."""
+    upernet = ("--head", "{model_type: upernet, hidden_size: 16}", "--rein", "{num_tokens: 8}")
+    run_recipe(recipe, *EMA, *upernet)
+    run_recipe(recipe, "--learning_rate", "1e-2", *upernet, "--output_dir", str(tmp_path / "without"))
+    found, expected = adapter_weights(tmp_path / "out"), adapter_weights(tmp_path / "without")
+    statistics = [name for name in found if name.endswith(("running_mean", "running_var"))]
+    assert statistics and all(torch.equal(found[name], expected[name]) for name in statistics)
+    assert not any(torch.equal(found[name], expected[name]) for name in found if name.endswith("conv.weight"))
