@@ -11,6 +11,7 @@ from .hub import Description, describe
 from .inference import ReinImageProcessor, predict_labels, segment, semantic_scores, slide_inference
 from .loading import from_pretrained
 from .segmenter import add_adapter, add_rein, build_image_processor, build_segmenter
+from .soma import SomaConfig, SomaModel
 from .tuner import ReinConfig, ReinLayer, ReinModel, ReinQueries, ReinStages
 from .views import BlockView, block_views, colorize, overlay
 
@@ -26,6 +27,8 @@ __all__ = [
     "ReinModel",
     "ReinQueries",
     "ReinStages",
+    "SomaConfig",
+    "SomaModel",
     "ViTPyramidBackbone",
     "ViTPyramidConfig",
     "add_adapter",

@@ -1,4 +1,4 @@
-r"""Converts a checkpoint of the authors' code to an adapter that `rein_hf.from_pretrained` loads, and back.
+r"""Converts a checkpoint of the authors' code, or of SoMA's, to an adapter that `from_pretrained` loads, and back.
 
     rein-hf convert --checkpoint rein_and_head.pth --backbone dinov2_converted.pth \
         --output_dir OUT
@@ -6,6 +6,8 @@ r"""Converts a checkpoint of the authors' code to an adapter that `rein_hf.from_
         --output_dir OUT
     rein-hf convert --checkpoint full.pth --output_dir OUT
     rein-hf convert --reverse --checkpoint OUT --output_dir AUTHORS_FORM
+
+A checkpoint of SoMA becomes a LoRA of twice its rank, with the part of DINOv2's weights that it replaces taken away.
 
 The backbone is the second file of the authors' form (patch 16), a file of DINOv2's release (patch 14; resampled when
 it is loaded), or a folder or Hub id of transformers. Given as a file, it is written as a folder of transformers to
@@ -16,32 +18,25 @@ them is never run.
 
 from __future__ import annotations
 
-import copy
 import os
 import sys
 
 import torch
-from peft import PeftModel
-from transformers import (
-    AutoModel,
-    Dinov2Config,
-    Dinov2Model,
-    Mask2FormerConfig,
-    Mask2FormerForUniversalSegmentation,
-)
+from peft import LoraConfig, PeftModel
+from transformers import AutoModel
 from transformers.utils import logging as transformers_logging
 
 import rein_hf
 
-from .. import ReinConfig, ViTPyramidConfig
 from ..backbone import resample_to
 from ..hub import download_adapter, find_backbone
 from ..reference import (
     BACKBONE_NAMES,
     REIN_AND_HEAD_NAMES,
-    Tensors,
-    compare_tensors,
     from_reference,
+    is_soma,
+    soma_sizes,
+    split_soma,
     to_reference,
     vit_config,
 )
@@ -65,6 +60,8 @@ from .convert_files import (
     write_adapter,
     write_backbone,
 )
+from .convert_reading import check_names, read_checkpoint
+from .convert_soma import VIT, convert_to_soma, plain_lora, soma_adapter
 
 
 REIN_AND_HEAD_FILE, BACKBONE_FILE = "rein_and_head.pth", "dinov2_converted.pth"
@@ -91,13 +88,17 @@ def main(args: ConversionArguments) -> None:
 
 
 def convert_from_reference(args: ConversionArguments) -> None:
-    rein_and_head, backbone = read_checkpoint(args)
+    adapter, backbone = read_checkpoint(args)
+    frozen, of_soma = {}, is_soma(adapter)
+    if of_soma:
+        adapter, frozen = split_soma(adapter)
     vit = vit_config(backbone, args.num_attention_heads) if backbone else pretrained_config(args)
     image_size = crop_size(args, vit)
-    rein = rein_config(args, rein_and_head, vit)
-    model_args = segmenter_arguments(args, rein_and_head, vit, rein.num_tokens)
-    check_names(args, rein_and_head, backbone, vit, rein, model_args)
-    adapter, _ = from_reference(rein_and_head, REIN_AND_HEAD_NAMES)
+    config = None if of_soma else rein_config(args, adapter, vit)
+    model_args = segmenter_arguments(args, adapter, vit, config.num_tokens if config else 0)
+    check_names(args, adapter, backbone, vit, config, model_args)
+    if config:
+        adapter, _ = from_reference(adapter, REIN_AND_HEAD_NAMES)
     vit_weights, _ = from_reference(backbone, BACKBONE_NAMES)
 
     output_dir = new_folder(args.output_dir)
@@ -109,18 +110,27 @@ def convert_from_reference(args: ConversionArguments) -> None:
         elif os.path.isdir(source):
             named = os.path.abspath(source)  # so that the adapter finds it from any working directory
         base = rein_hf.build_segmenter(source, image_size=image_size, patch_size=PATCH_SIZE, **model_args)
-        write_adapter(base, rein, adapter, str(named), stage / "adapter")
+        trained_biases = {}
+        if of_soma:
+            config = plain_lora(base, **soma_sizes(adapter))
+            untouched = base.model.pixel_level_module.encoder.vit.state_dict()
+            adapter, trained_biases = soma_adapter(args.checkpoint, adapter, frozen, untouched)
+        write_adapter(base, config, adapter, str(named), stage / "adapter")
         loaded, loaded_vit = split_tensors(rein_hf.from_pretrained(stage / "adapter", backbone=source))
         check_equal(adapter, loaded)
         if backbone:
-            check_equal(resample_to(vit, vit_weights, image_size, PATCH_SIZE)[1], loaded_vit)
+            expected = resample_to(vit, vit_weights, image_size, PATCH_SIZE)[1]
+            check_equal(expected | trained_biases, loaded_vit)
             replace_folder(source, named)
         replace_folder(stage / "adapter", output_dir)
-    of_rein = {
-        name for name in adapter if ".rein_" in name and ".rein_query_content." not in name
-    }  # as the paper counts
-    print_counts("Rein", [tensor for name, tensor in adapter.items() if name in of_rein])
-    print_counts("head", [tensor for name, tensor in adapter.items() if name not in of_rein])
+    in_backbone = {  # as the paper counts
+        name
+        for name in adapter
+        if name.startswith(f"{VIT}encoder.") or ".rein_" in name and ".rein_query_content." not in name
+    }
+    kind = "LoRA of SoMA and biases" if of_soma else "Rein"
+    print_counts(kind, [tensor for name, tensor in adapter.items() if name in in_backbone])
+    print_counts("head", [tensor for name, tensor in adapter.items() if name not in in_backbone])
     print_counts(f"backbone {named}", loaded_vit.values())
     print(f"{output_dir}: loaded with rein_hf.from_pretrained, every tensor is equal to the converted one.")
 
@@ -130,6 +140,8 @@ def convert_to_reference(args: ConversionArguments) -> None:
     if not isinstance(model, PeftModel):
         raise ValueError(f"{args.checkpoint} is a whole {type(model).__name__}; expected a Rein adapter.")
     config = model.peft_config["default"]
+    if isinstance(config, LoraConfig):
+        return convert_to_soma(args, model, BACKBONE_FILE)
     if config.layers_to_transform is not None or not config.use_softmax:
         raise ValueError(
             f"{args.checkpoint} refines some blocks only or has no softmax: their files cannot tell that."
@@ -157,61 +169,6 @@ def convert_to_reference(args: ConversionArguments) -> None:
     print_counts(REIN_AND_HEAD_FILE, rein_and_head.values())
     print_counts(BACKBONE_FILE, backbone.values())
     print(f"{output_dir}: read again, every tensor is equal to the adapter's and the backbone's.")
-
-
-def read_checkpoint(args: ConversionArguments) -> tuple[Tensors, Tensors]:
-    """Rein and head, and the backbone; no tensors of it if it is a folder or on the Hub."""
-    tensors = read_tensors(args.checkpoint)
-    rein_and_head = {k: v for k, v in tensors.items() if not k.startswith("backbone.") or ".reins." in k}
-    backbone = {k.removeprefix("backbone."): v for k, v in tensors.items() if k not in rein_and_head}
-    if not any(name.startswith(("decode_head.", "backbone.reins.")) for name in tensors):
-        swapped = any(name.startswith("blocks.") for name in tensors)
-        raise ValueError(
-            f"{args.checkpoint} has no keys backbone.reins.* and decode_head.*; found {', '.join(list(tensors)[:4])} "
-            f"... {'It is a backbone: are --checkpoint and --backbone swapped?' if swapped else ''}"
-        )
-    if backbone and args.backbone:
-        raise ValueError(
-            f"{args.checkpoint} is a full checkpoint with a backbone; leave --backbone {args.backbone} out."
-        )
-    if not backbone and not args.backbone:
-        raise ValueError(f"{args.checkpoint} holds no backbone; give --backbone (a .pth file, a folder or a Hub id).")
-    if args.backbone and (os.path.isfile(args.backbone) or args.backbone.endswith(".pth")):
-        backbone = read_tensors(args.backbone)
-        if not any(name.startswith("blocks.") for name in backbone):
-            raise ValueError(
-                f"{args.backbone} is no DINOv2 by the names of its release (blocks.0.norm1.weight, ...); found "
-                f"{', '.join(list(backbone)[:4])} ..."
-            )
-    return rein_and_head, backbone
-
-
-def check_names(
-    args: ConversionArguments,
-    rein_and_head: Tensors,
-    backbone: Tensors,
-    vit: Dinov2Config,
-    rein: ReinConfig,
-    model_args: dict,
-) -> None:
-    """Compares all keys and shapes with those of the model that their sizes make, built without memory."""
-    maps = ViTPyramidConfig(backbone_config=copy.deepcopy(vit), out_indices=model_args["out_indices"])
-    config = Mask2FormerConfig(
-        backbone_config=maps,
-        id2label=model_args["id2label"],
-        num_queries=model_args["num_queries"],
-        **model_args["head"],
-    )
-    with torch.device("meta"):
-        vit_weights = Dinov2Model(vit).state_dict()
-        model = rein_hf.add_rein(Mask2FormerForUniversalSegmentation(config), copy.deepcopy(rein))
-    expected, _ = to_reference(split_tensors(model)[0], REIN_AND_HEAD_NAMES)
-    lines = [f"{args.checkpoint}: {line}" for line in compare_tensors(rein_and_head, expected)]
-    if backbone:
-        expected, _ = to_reference(vit_weights, BACKBONE_NAMES)
-        lines += [f"{args.backbone or args.checkpoint}: {line}" for line in compare_tensors(backbone, expected)]
-    if lines:
-        raise ValueError("\n  ".join([f"{len(lines)} keys do not fit, nothing was written:", *lines]))
 
 
 if __name__ == "__main__":

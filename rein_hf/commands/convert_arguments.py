@@ -19,7 +19,9 @@ PATCH_SIZE = 16
 
 @dataclass
 class ConversionArguments:
-    checkpoint: str = field(metadata={"help": "Rein and head, or a full model (.pth); an adapter with --reverse."})
+    checkpoint: str = field(
+        metadata={"help": "Rein or SoMA and head, or a full model (.pth); an adapter with --reverse."}
+    )
     output_dir: str = field(metadata={"help": "Folder to write, new or empty."})
     backbone: str | None = field(default=None, metadata={"help": "DINOv2: a .pth file, a folder or a Hub id."})
     backbone_dir: str | None = field(default=None, metadata={"help": "Folder of a .pth backbone; OUT-backbone."})
@@ -33,6 +35,10 @@ class ConversionArguments:
     id2label: str | None = field(default=None, metadata={"help": "JSON, or a file of it; Cityscapes' 19 classes."})
     image_size: int | None = field(
         default=None, metadata={"help": "Side of the training crops if the backbone is not of patch 16; 512."}
+    )
+    weights: str | None = field(
+        default=None,
+        metadata={"help": "Of a file of SoMA: state_dict, the moving average, or ema_state_dict, what it averages."},
     )
     reverse: bool = field(default=False, metadata={"help": "From an adapter to the authors' two files."})
 

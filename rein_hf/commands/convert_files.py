@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import Dinov2Config, Dinov2Model, Mask2FormerForUniversalSegmentation
 
 import rein_hf
@@ -24,8 +24,9 @@ from ..reference import Tensors
 PEFT_PREFIX = "base_model.model."
 
 
-def read_tensors(path: str | os.PathLike) -> Tensors:
-    """The tensors of a .pth file, or of the `state_dict` in it, as float32."""
+def read_tensors(path: str | os.PathLike, key: str = "state_dict") -> Tensors:
+    """The tensors of a .pth file, or of the `state_dict` in it, as float32. `key`: of another dictionary in it, whose
+    names have `module.` before them."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{path} is no file; expected a checkpoint of the authors' code (.pth).")
     try:
@@ -37,7 +38,12 @@ def read_tensors(path: str | os.PathLike) -> Tensors:
     except Exception as error:  # a damaged file ends in any of a dozen types
         reason = str(error).partition(". ")[0]
         raise ValueError(f"{path} is truncated or no PyTorch file ({type(error).__name__}: {reason}).") from error
-    tensors = content.get("state_dict", content) if isinstance(content, dict) else None
+    tensors = content.get(key, content if key == "state_dict" else None) if isinstance(content, dict) else None
+    if key != "state_dict":
+        if not isinstance(tensors, dict):
+            raise ValueError(f"{path} holds no {key}; leave --weights {key} out.")
+        steps = {"steps"}  # their number of updates
+        tensors = {name.removeprefix("module."): x for name, x in tensors.items() if name not in steps}
     if not isinstance(tensors, dict) or not tensors:
         raise ValueError(f"{path} holds no state dict; expected names with tensors, or `state_dict` with them.")
     wrong = [f"{name!r}: {type(x).__name__}" for name, x in tensors.items() if not isinstance(x, torch.Tensor)]
@@ -58,18 +64,18 @@ def write_backbone(vit: Dinov2Config, weights: Tensors, folder: Path) -> None:
 
 
 def write_adapter(
-    base: Mask2FormerForUniversalSegmentation, rein: ReinConfig, adapter: Tensors, backbone: str, folder: Path
+    base: Mask2FormerForUniversalSegmentation, config: PeftConfig, adapter: Tensors, backbone: str, folder: Path
 ) -> None:
-    """Saves the adapter of a model and the name of the backbone that it belongs to."""
+    """Saves the adapter of a model, Rein or a LoRA, and the name of the backbone that it belongs to."""
     base.name_or_path = base.config.name_or_path = base.config.backbone_config.backbone_config.name_or_path = backbone
-    model = rein_hf.add_rein(base, rein)
+    model = rein_hf.add_rein(base, config) if isinstance(config, ReinConfig) else rein_hf.add_adapter(base, config)
     set_peft_model_state_dict(model, {PEFT_PREFIX + name: tensor for name, tensor in adapter.items()})
     model.save_pretrained(folder, save_embedding_layers=False)
     rein_hf.build_image_processor().save_pretrained(folder)
 
 
 def split_tensors(model: PeftModel) -> tuple[Tensors, Tensors]:
-    """The adapter's tensors and the backbone's, by our names. Rein is gone from the model after it."""
+    """The adapter's tensors and the backbone's, by our names. The adapter is gone from the model after it."""
     adapter = get_peft_model_state_dict(model, save_embedding_layers=False)
     adapter = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in adapter.items()}
     return adapter, model.unload().model.pixel_level_module.encoder.vit.state_dict()

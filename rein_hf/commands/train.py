@@ -1,4 +1,4 @@
-"""Trains a recipe: a segmentation head on a pretrained vision transformer, tuned with Rein (or LoRA, frozen, in full).
+"""Trains a recipe: a segmentation head on a pretrained vision transformer, tuned with Rein (or LoRA, SoMA, ...).
 
     rein-hf train RECIPE [--max_steps 100] [--rein.r 8] [--KEY VALUE ...]
     accelerate launch -m rein_hf.commands.train RECIPE ...    # on several GPUs
@@ -84,6 +84,7 @@ def build_trainer(
         processing_class=processor,
         domains=targets,
         eval_limit=recipe.eval_limit,
+        optimization=recipe,
     )
     if os.environ.get("ACCELERATE_USE_FSDP") == "true" and trainer.accelerator.distributed_type != "FSDP":
         raise ValueError(f"accelerate does not shard on {args.device}: FSDP was asked for, this would be plain DDP.")
@@ -108,7 +109,7 @@ def build_model(recipe: RecipeArguments, id2label: dict[int, str]) -> torch.nn.M
 
 def apply_tuning(model: torch.nn.Module, recipe: RecipeArguments) -> torch.nn.Module:
     """The segmenter with the recipe's tuning of its backbone, and a trainable head."""
-    config = tuning_config(recipe.tuning, recipe.num_queries, recipe.rein, recipe.lora)
+    config = tuning_config(recipe.tuning, recipe.num_queries, recipe.rein, recipe.lora, recipe.soma)
     if config is None:
         backbone_of(model).requires_grad_(recipe.tuning == "full")
         return model

@@ -27,9 +27,10 @@ from .train_keys import ALIASES
 GROUPS = {
     "data": "train evaluate weights",
     "model": "backbone backbone_dtype head num_queries crop patch_size out_indices",
-    "tuning": "tuning rein lora",
+    "tuning": "tuning rein lora soma",
     "length and batch": "max_steps total_batch_size per_device_train_batch_size seed full_determinism output_dir",
-    "optimizer": "learning_rate lr_scheduler_ warmup_steps weight_decay adam_ max_grad_norm",
+    "optimizer": "learning_rate lr_scheduler_ warmup_steps weight_decay adam_ max_grad_norm backbone_lr_factor "
+    "adapter_lr_factor head_lr_factor adapter_weight_decay_factor ema_",
     "evaluation and checkpoints": "eval_ metric_for_best_model load_best_model_at_end save_",
     "what is reported": "log disable_tqdm report_to run_name project trackio_ skip_memory_metrics",
     "precision, memory and speed": "bf16 fp16 tf32 activation_ gradient_ torch_ use_cpu dataloader_",
@@ -41,6 +42,11 @@ HELP = {
     "max_steps": ("Length of a run.", 40_000),
     "output_dir": ("Folder of the run.", "outputs/RECIPE"),
     "per_device_train_batch_size": ("Images that a process takes at once.", "total_batch_size / processes"),
+    "backbone_lr_factor": ("Learning rate of a backbone that trains in full, in parts of the recipe's.", 0.1),
+    "adapter_lr_factor": ("Learning rate of the adapter, in parts of the recipe's.", 1.0),
+    "head_lr_factor": ("Learning rate of the head, in parts of the recipe's.", 1.0),
+    "adapter_weight_decay_factor": ("Weight decay of the adapter, in parts of the recipe's.", 1.0),
+    "ema_start": ("Step after which the average starts, below 1 as a share of max_steps.", 0),
     "use_cpu": ("Train on the CPU.", "where there is no GPU"),
     "lr_scheduler_kwargs": ("Arguments of the schedule.", "power: 0.9, lr_end: 0.0"),
     "ddp_find_unused_parameters": ("As of DistributedDataParallel.", "with tuning full alone"),
@@ -68,6 +74,7 @@ def help_text(description: str, path: Path | None) -> str:
         [
             *section_lines("rein", ReinConfig, values.get("rein") or {}, REFUSED_IN_REIN),
             "lora.KEY: those of peft's LoraConfig; " + ", ".join(f"{key} {value}" for key, value in LORA.items()),
+            "soma.KEY: those of SomaConfig; r 16, first_block after a third of the blocks (9 of 24), bias lora_only",
             "head.KEY: those of transformers' Mask2FormerConfig; of UperNetConfig with --head.model_type upernet",
             "",
             "also: " + ", ".join(f"--{name} = --{key}" for name, key in ALIASES.items()),

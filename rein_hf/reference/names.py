@@ -37,7 +37,7 @@ BACKBONE = {
     "norm": "layernorm",
 }
 
-_STACK = "model.pixel_level_module.encoder.vit.encoder.layer."
+STACK = "model.pixel_level_module.encoder.vit.encoder.layer."
 _REIN = {
     "scale": "rein_scale",
     "learnable_tokens_a": "rein_tokens_a",
@@ -95,19 +95,20 @@ _HEAD = {
 }
 
 
-def _with_prefixes(their_prefix: str, our_prefix: str, table: dict) -> dict[str, list[str]]:
+def with_prefixes(their_prefix: str, our_prefix: str, table: dict) -> dict[str, list[str]]:
+    """A table of names with prefixes before them, ours as lists."""
     lists = {theirs: [ours] if isinstance(ours, str) else ours for theirs, ours in table.items()}
     return {their_prefix + theirs: [our_prefix + name for name in ours] for theirs, ours in lists.items()}
 
 
 # Names of ours are those in a `Dinov2Model` and those in a `Mask2FormerForUniversalSegmentation` with Rein.
-BACKBONE_NAMES = _with_prefixes("", "", BACKBONE)
-REIN_AND_HEAD_NAMES = (
-    _with_prefixes("backbone.reins.", _STACK, _REIN)
-    | _with_prefixes("decode_head.pixel_decoder.", _PIXEL, _PIXEL_DECODER)
-    | _with_prefixes("decode_head.transformer_decoder.", _DECODER, _TRANSFORMER_DECODER)
-    | _with_prefixes("decode_head.", "", _HEAD)
+BACKBONE_NAMES = with_prefixes("", "", BACKBONE)
+HEAD_NAMES = (
+    with_prefixes("decode_head.pixel_decoder.", _PIXEL, _PIXEL_DECODER)
+    | with_prefixes("decode_head.transformer_decoder.", _DECODER, _TRANSFORMER_DECODER)
+    | with_prefixes("decode_head.", "", _HEAD)
 )
+REIN_AND_HEAD_NAMES = with_prefixes("backbone.reins.", STACK, _REIN) | HEAD_NAMES
 
 
 def from_reference(tensors: Tensors, names: dict[str, list[str]]) -> tuple[Tensors, list[str]]:
@@ -115,7 +116,7 @@ def from_reference(tensors: Tensors, names: dict[str, list[str]]) -> tuple[Tenso
 
     Args:
         tensors: by the authors' names.
-        names: `BACKBONE_NAMES` or `REIN_AND_HEAD_NAMES`.
+        names: `BACKBONE_NAMES`, `REIN_AND_HEAD_NAMES`, or SoMA's.
     """
     patterns = [(_pattern(theirs), ours) for theirs, ours in names.items()]
     found, unknown = {}, []

@@ -2,6 +2,7 @@
 
 from .compiling import compile_before_loss
 from .optim import param_groups, use_fused_optimizer
+from .optimizer_keys import OptimizerArguments
 from .recipe import TUNINGS, RecipeArguments, config_fixed_on_resume, read_recipe
 from .recipe_sections import LORA, tuning_config
 from .saving import FINAL_WEIGHTS
@@ -11,6 +12,7 @@ from .trainer import SegmentationTrainer
 __all__ = [
     "FINAL_WEIGHTS",
     "LORA",
+    "OptimizerArguments",
     "RecipeArguments",
     "SegmentationTrainer",
     "TUNINGS",

@@ -13,22 +13,33 @@ from ..tuner import ReinLayer
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
 
 
-def param_groups(model: nn.Module, lr: float, weight_decay: float, backbone_lr_factor: float = 0.1) -> list[dict]:
+def param_groups(
+    model: nn.Module,
+    lr: float,
+    weight_decay: float,
+    backbone_lr_factor: float = 0.1,
+    *,
+    adapter_lr_factor: float = 1.0,
+    head_lr_factor: float = 1.0,
+    adapter_weight_decay_factor: float = 1.0,
+) -> list[dict]:
     """The trainable parameters in groups, each with one learning rate and one weight decay.
 
     Norms, the transformer decoder's level embedding, Rein's tokens and its scale have no weight decay; everything else
-    has, including biases and the pixel decoder's level embedding. Parameters of the backbone itself (not of an
-    adapter in it), which train in full fine-tuning only, have a tenth of the learning rate: at the full rate, full
-    fine-tuning collapses.
+    has, including biases and the pixel decoder's level embedding. A backbone without adapter, which trains in full
+    fine-tuning only, has a tenth of the learning rate: at the full rate, full fine-tuning collapses. All that trains
+    in a backbone with an adapter is the adapter's, a LoRA's biases too.
 
     Args:
         model: a segmenter, with or without adapter.
         lr (`float`): learning rate of the head and of Rein.
         weight_decay (`float`): of the parameters that have one.
-        backbone_lr_factor (`float`): factor of the backbone's learning rate.
+        backbone_lr_factor, adapter_lr_factor, head_lr_factor (`float`): factors of the learning rate, by part.
+        adapter_weight_decay_factor (`float`): factor of the adapter's weight decay.
 
     Returns:
-        Groups for a `torch.optim` optimizer: dicts of `params`, `lr`, `weight_decay`, and `names` for people.
+        Groups for a `torch.optim` optimizer: dicts of `params`, `lr`, `weight_decay`, the `weight_decay_factor` that
+        is in it, and `names` for people.
 
     Raises:
         ValueError: nothing in the model is trainable.
@@ -42,6 +53,7 @@ def param_groups(model: nn.Module, lr: float, weight_decay: float, backbone_lr_f
     }
     adapter_prefixes, rein_prefixes = tuple(is_rein), tuple(prefix for prefix, rein in is_rein.items() if rein)
     backbone_prefixes = tuple(f"{name}." for name, module in modules.items() if isinstance(module, ViTPyramidBackbone))
+    is_adapted = any(prefix.startswith(backbone_prefixes) for prefix in adapter_prefixes)
     groups: dict[tuple[float, float], dict] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -49,10 +61,15 @@ def param_groups(model: nn.Module, lr: float, weight_decay: float, backbone_lr_f
         owner = modules[name.rpartition(".")[0]]
         is_token_or_scale = name.startswith(rein_prefixes) and isinstance(owner, nn.ParameterDict)
         is_level_embedding = "transformer_module.level_embed." in name
-        decay = 0.0 if isinstance(owner, NORMS) or is_token_or_scale or is_level_embedding else weight_decay
-        is_backbone = name.startswith(backbone_prefixes) and not name.startswith(adapter_prefixes)
-        rate = lr * backbone_lr_factor if is_backbone else lr
-        group = groups.setdefault((rate, decay), {"params": [], "lr": rate, "weight_decay": decay, "names": []})
+        has_decay = not (isinstance(owner, NORMS) or is_token_or_scale or is_level_embedding)
+        rate_factor, decay_factor = head_lr_factor, 1.0
+        if name.startswith(adapter_prefixes) or is_adapted and name.startswith(backbone_prefixes):
+            rate_factor, decay_factor = adapter_lr_factor, adapter_weight_decay_factor
+        elif name.startswith(backbone_prefixes):
+            rate_factor = backbone_lr_factor
+        rate, decay_factor = lr * rate_factor, decay_factor if has_decay else 0.0
+        new = {"params": [], "lr": rate, "weight_decay": weight_decay * decay_factor, "names": []}
+        group = groups.setdefault((rate, decay_factor), {**new, "weight_decay_factor": decay_factor})
         group["params"].append(parameter)
         group["names"].append(name)
     if not groups:

@@ -18,21 +18,25 @@ from transformers import HfArgumentParser, TrainingArguments, get_scheduler
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
 from ..files import parse_yaml, read_yaml
+from .optimizer_keys import OptimizerArguments, check_optimizer_keys
 from .recipe_keys import check_needs, check_trainer_keys
 from .recipe_sections import check_sections, mend_numbers, suggestion
 
 
 @dataclasses.dataclass
-class RecipeArguments:
+class RecipeArguments(OptimizerArguments):
     backbone: str = dataclasses.field(metadata={"help": "Pretrained vision transformer: folder or Hub id."})
     train: list[str] = dataclasses.field(metadata={"help": "Source domains, described as in rein_hf.data."})
     weights: dict | None = dataclasses.field(
         default=None, metadata={"help": "Share of the samples by source; by default each image is seen alike."}
     )
     evaluate: list[str] = dataclasses.field(default_factory=list, metadata={"help": "Domains to evaluate on."})
-    tuning: str = dataclasses.field(default="rein", metadata={"help": "Of the backbone: rein, lora, frozen or full."})
+    tuning: str = dataclasses.field(
+        default="rein", metadata={"help": "Of the backbone: rein, lora, soma, frozen or full."}
+    )
     rein: dict | None = dataclasses.field(default=None, metadata={"help": "Arguments of ReinConfig."})
     lora: dict | None = dataclasses.field(default=None, metadata={"help": "Arguments of peft's LoraConfig."})
+    soma: dict | None = dataclasses.field(default=None, metadata={"help": "Arguments of SomaConfig."})
     head: dict | None = dataclasses.field(
         default=None, metadata={"help": "Arguments of Mask2FormerConfig; with model_type: upernet of UperNetConfig."}
     )
@@ -50,7 +54,7 @@ class RecipeArguments:
 
 
 # Ways to tune the backbone. The head is trained alike in all of them.
-TUNINGS = ("rein", "lora", "frozen", "full")
+TUNINGS = ("rein", "lora", "soma", "frozen", "full")
 
 # The paper's recipe, and what transformers' Trainer needs to leave segmentation batches alone.
 DEFAULTS = {
@@ -191,15 +195,16 @@ def _check_values(values: dict[str, Any]) -> None:
     if values["tuning"] not in TUNINGS:
         raise ValueError(f"tuning is {values['tuning']!r}; expected one of {', '.join(TUNINGS)}.")
     dtype, tuning = values["backbone_dtype"], values["tuning"]
-    if dtype != "float32" and (dtype != "bfloat16" or tuning == "full"):
+    if dtype != "float32" and (dtype != "bfloat16" or tuning in ("full", "soma")):
         raise ValueError(
-            f"backbone_dtype is {dtype!r} with tuning {tuning!r}; expected float32, or bfloat16 for a backbone that "
-            "does not train."
+            f"backbone_dtype is {dtype!r} with tuning {tuning!r}; expected float32, or bfloat16 for a backbone of "
+            "which nothing trains."
         )
     weights = values["weights"]
     if weights is not None and not all(isinstance(weight, int | float) and weight > 0 for weight in weights.values()):
         raise ValueError(f"weights are {weights}; expected a positive number for each source.")
     check_sections(values)
+    check_optimizer_keys(values)
     evaluates = [key for key in ("eval_strategy", "eval_on_start") if values.get(key, "no") not in ("no", False)]
     if evaluates and not values["evaluate"]:
         raise ValueError(f"{evaluates[0]} is {values[evaluates[0]]!r}, but evaluate names no domain to evaluate on.")

@@ -102,6 +102,7 @@ COMPUTED: dict[str, str] = {
 ACCELERATOR_CONFIG = frozenset({"non_blocking"})
 
 # Keys that have an effect only with certain values of another key: that key, these values, and a test of all values.
+_ADAPTS = ("tuning", "a method with an adapter", lambda values: values["tuning"] not in ("frozen", "full"))
 _EVALUATES = ("eval_strategy", "steps or epoch", lambda values: values["eval_strategy"] != "no")
 _SAVES = ("save_strategy", "steps, epoch or best", lambda values: values["save_strategy"] != "no")
 _REPORTS = ("report_to", "a tracker", lambda values: values["report_to"] not in (None, "none", [], ["none"]))
@@ -120,11 +121,15 @@ _CHECKPOINTING = (
 NEEDS: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], Any]]] = {
     "rein": ("tuning", "rein", lambda values: values["tuning"] == "rein"),
     "lora": ("tuning", "lora", lambda values: values["tuning"] == "lora"),
+    "soma": ("tuning", "soma", lambda values: values["tuning"] == "soma"),
     "num_queries": (
         "head.model_type",
         "mask2former, or tuning rein",
         lambda values: (values["head"] or {}).get("model_type") != "upernet" or values["tuning"] == "rein",
     ),
+    "backbone_lr_factor": ("tuning", "full", lambda values: values["tuning"] == "full"),
+    **dict.fromkeys(("adapter_lr_factor", "adapter_weight_decay_factor"), _ADAPTS),
+    "ema_start": ("ema_decay", "a number", lambda values: values["ema_decay"] is not None),
     "eval_steps": ("eval_strategy", "steps", lambda values: values["eval_strategy"] == "steps"),
     "eval_delay": _EVALUATES,
     "eval_limit": (
@@ -189,7 +194,9 @@ def check_needs(
         ValueError: names the key, the other key, its value, and the values that it would need.
     """
     for key, (other, expected, has_effect) in NEEDS.items():
-        if given.get(key) in (None, False) or has_effect({**defaults, **given}):
+        value = given.get(key)
+        is_said = value not in (None, False) or value == 0 and defaults[key] != 0 and value is not False
+        if not is_said or has_effect({**defaults, **given}):
             continue
         if key in overridden or not has_effect({**defaults, **file}):
             found = f" is {given.get(other, defaults[other])!r}" if other in defaults else ""

@@ -1,4 +1,4 @@
-"""The dictionaries in a recipe, `rein`, `lora` and `head`: which keys they may have, and what becomes of them."""
+"""The dictionaries in a recipe, `rein`, `lora`, `soma` and `head`: which keys they may have, what becomes of them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig, PeftConfig
 
 from ..head import head_of
+from ..soma import SomaConfig
+from ..soma.config import FREE as SOMA_FREE
 from ..tuner import ReinConfig
 
 
@@ -32,6 +34,15 @@ REFUSED_IN_ADAPTER = {
     "inference_mode": "it would freeze the adapter",
 }
 REFUSED_IN_REIN = {**dict.fromkeys(("hidden_size", "num_hidden_layers", "base_config"), _RECORDED)}
+REFUSED_IN_SOMA = {
+    "lora_alpha": "it is r, since the scaling of SoMA is 1",
+    **dict.fromkeys(
+        (field.name for field in dataclasses.fields(LoraConfig) if field.name not in SOMA_FREE),
+        "SoMA starts from the weights alone",
+    ),
+    "init_lora_weights": "SoMA starts from the smallest singular components",
+    **REFUSED_IN_ADAPTER,
+}
 REFUSED_IN_ALL_HEADS = {
     "backbone_config": "use backbone, patch_size and out_indices of the recipe",
     **dict.fromkeys(("id2label", "label2id", "num_labels"), "the sources name the classes"),
@@ -57,22 +68,27 @@ REFUSED_IN_HEAD = {
 }
 
 
-def tuning_config(tuning: str, num_queries: int, rein: dict | None, lora: dict | None) -> PeftConfig | None:
+def tuning_config(
+    tuning: str, num_queries: int, rein: dict | None, lora: dict | None, soma: dict | None = None
+) -> PeftConfig | None:
     """The configuration of a recipe's adapter: the paper's, with what the recipe changes in it.
 
     Args:
-        tuning (`str`): "rein", "lora", or another, which has no adapter.
+        tuning (`str`): "rein", "lora", "soma", or another, which has no adapter.
         num_queries (`int`): object queries of the head, and Rein's tokens unless `rein` has `num_tokens`.
-        rein, lora (`dict`, *optional*): arguments of [`ReinConfig`] and of peft's `LoraConfig`.
+        rein, lora, soma (`dict`, *optional*): arguments of [`ReinConfig`], of peft's `LoraConfig` and of
+            [`SomaConfig`].
     """
     if tuning == "rein":
         return ReinConfig(**{"num_tokens": num_queries, **(rein or {})})
+    if tuning == "soma":
+        return SomaConfig(**(soma or {}))
     return LoraConfig(**{**LORA, **(lora or {})}) if tuning == "lora" else None
 
 
 def check_sections(values: dict[str, Any]) -> None:
-    """Refuses what `rein`, `lora` and `head` of a recipe cannot hold, also where the recipe's tuning does not use
-    them, and mends their numbers as [`mend_numbers`] does.
+    """Refuses what `rein`, `lora`, `soma` and `head` of a recipe cannot hold, also where the recipe's tuning does not
+    use them, and mends their numbers as [`mend_numbers`] does.
 
     Args:
         values: a recipe's keys and values, complete.
@@ -93,12 +109,13 @@ def check_sections(values: dict[str, Any]) -> None:
     for section, config, refused in (
         ("rein", ReinConfig, {**REFUSED_IN_ADAPTER, **REFUSED_IN_REIN}),
         ("lora", LoraConfig, REFUSED_IN_ADAPTER),
+        ("soma", SomaConfig, REFUSED_IN_SOMA),
     ):
         given, kinds = values[section] or {}, get_type_hints(config)
         _check_keys(section, given, kinds, refused)
         with _named_in_errors(section):
             validate_typed_dict(TypedDict(section, kinds, total=False), given)
-            configs[section] = tuning_config(section, num_queries, given, given)
+            configs[section] = tuning_config(section, num_queries, given, given, given)
     if configs["lora"].r < 1:  # which peft finds only when it is applied
         raise ValueError(f"lora.r is {configs['lora'].r}; expected a rank of at least 1.")
     if values["tuning"] == "rein":

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from transformers import Trainer
 
 from . import checkpoints
 from .divergence import non_finite_parameters
+from .moving_average import MovingAverage
 
 
 # Weights of the final model: the file that a run writes last, so its presence says that the run has finished.
@@ -22,7 +23,8 @@ class CheckpointingTrainer(Trainer):
     The stock Trainer, except for what it saves and reads again: whatever is saved is written into a hidden folder and
     renamed when it is complete (see [`rein_hf.training.checkpoints`]); the best checkpoint is kept beside the newest
     `save_total_limit`, and is saved at its evaluation even if no save is due; weights that are not finite are never
-    saved as a checkpoint; nothing is pickled but tensors and numbers.
+    saved as a checkpoint; nothing is pickled but tensors and numbers. Of weights with a moving average, the adapter of
+    a checkpoint is the average, and the weights that training goes on with lie beside it.
 
     Raises:
         FloatingPointError: in training, when a weight to save is not finite.
@@ -32,6 +34,7 @@ class CheckpointingTrainer(Trainer):
 
     # parent of the checkpoint folder that is being written
     _partial_dir: Path | None = None
+    moving_average: MovingAverage | None = None
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         try:
@@ -41,6 +44,20 @@ class CheckpointingTrainer(Trainer):
                 f"{resume_from_checkpoint} holds more than tensors and numbers in its optimizer.pt, scheduler.pt or "
                 f"rng_state.pth, which this library never writes; no code in it was run. {error}"
             ) from error
+
+    def _averaged_weights(self) -> AbstractContextManager:
+        """The model has the averaged weights in this block if there is a moving average."""
+        return nullcontext() if self.moving_average is None else self.moving_average.applied()
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.moving_average is not None and checkpoint is not None:
+            self.moving_average.resume(self.model, self.state.global_step, Path(checkpoint))
+
+    def _load_best_model(self) -> None:
+        if self.moving_average is not None:
+            self.moving_average.keep()  # of the last step; now no average follows the weights that are loaded
+        super()._load_best_model()
 
     def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
         is_best = super()._determine_best_metric(metrics, trial)
@@ -60,7 +77,10 @@ class CheckpointingTrainer(Trainer):
         with self._write_then_rename(folder) as partial:
             self._partial_dir = partial.parent
             try:
-                super()._save_checkpoint(model, trial)
+                with self._averaged_weights():
+                    super()._save_checkpoint(model, trial)
+                if self.moving_average is not None:
+                    self.moving_average.save(partial, self.args.should_save)
             finally:
                 self._partial_dir = None
             # the stock method has looked for the best checkpoint in the hidden folder

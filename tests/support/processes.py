@@ -27,6 +27,27 @@ from tests.support.runs import run_recipe
 STEPS = ("--max_steps", "5", "--total_batch_size", "4", "--logging_steps", "1", "--save_steps", "5")
 
 
+# what the interrupted runs do beside training
+AVERAGED = ("--ema_decay", "0.75", "--ema_start", "1", "--weight_decay_end", "0.5")
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy of a tensor, without shards."""
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone().contiguous()
+
+
+class Weights(TrainerCallback):
+    """Keeps the trained weights after each step."""
+
+    def __init__(self):
+        self.found: dict[str, torch.Tensor] = {}
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                self.found[f"{state.global_step}.{name}"] = whole(parameter)
+
+
 class Gradients(TrainerCallback):
     """Keeps the gradients that the optimizer gets."""
 
@@ -36,8 +57,7 @@ class Gradients(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:
-                grad = parameter.grad.full_tensor() if isinstance(parameter.grad, DTensor) else parameter.grad
-                self.found[f"{state.global_step}.{name.removeprefix('module.')}"] = grad.clone().contiguous()
+                self.found[f"{state.global_step}.{name.removeprefix('module.')}"] = whole(parameter.grad)
 
 
 @contextmanager
@@ -52,18 +72,22 @@ def same_points():
         yield
 
 
+@contextmanager
+def watching(callback: TrainerCallback):
+    """Gives the trainer a callback."""
+    make = SegmentationTrainer.__init__
+
+    def make_with(self, *args, **kwargs):
+        make(self, *args, callbacks=[callback], **kwargs)
+
+    with patch.object(SegmentationTrainer, "__init__", make_with):
+        yield
+
+
 def trained(recipe: Path, out: Path, *overrides: str) -> SegmentationTrainer:
     """Trains five steps of four samples, and saves losses and gradients beside the weights."""
     gradients = Gradients()
-    make = SegmentationTrainer.__init__
-    with (
-        same_points(),
-        patch.object(
-            SegmentationTrainer,
-            "__init__",
-            lambda self, *args, **kwargs: make(self, *args, callbacks=[gradients], **kwargs),
-        ),
-    ):
+    with same_points(), watching(gradients):
         trainer = run_recipe(recipe, *STEPS, "--output_dir", str(out), *overrides)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     if trainer.is_world_process_zero():
@@ -98,7 +122,9 @@ def non_finite(recipe: Path, out: Path) -> str:
 
 
 def interrupted(recipe: Path, out: Path) -> None:
-    """A run that is interrupted in its fourth step and continued, and beside it one that is not interrupted."""
+    """A run that is interrupted in its fourth step and continued, and beside it one that is not interrupted but
+    evaluates after each step and saves at the end. Both have a moving average; the second one's weights after each
+    step are saved."""
     step, calls = SegmentationTrainer.training_step, []
 
     def ends(self, *args, **kwargs):
@@ -107,23 +133,30 @@ def interrupted(recipe: Path, out: Path) -> None:
             raise KeyboardInterrupt
         return step(self, *args, **kwargs)
 
-    often = (*STEPS, "--save_steps", "1", "--output_dir")
+    often = (*STEPS, *AVERAGED, "--save_steps", "1", "--output_dir")
     with patch.object(SegmentationTrainer, "training_step", ends):
         try:
             run_recipe(recipe, *often, str(out))
         except KeyboardInterrupt:
             pass
     run_recipe(recipe, *often, str(out))
-    run_recipe(recipe, *often, f"{out}-straight")
+    weights = Weights()
+    evaluated = ("--eval_strategy", "steps", "--eval_steps", "1", "--eval_limit", "2", "--save_steps", "5")
+    with watching(weights):
+        trainer = run_recipe(recipe, *often, f"{out}-straight", *evaluated)
+    if trainer.is_world_process_zero():
+        save_file(weights.found, f"{out}-straight/seen.safetensors")
 
 
 @contextmanager
 def fsdp2():
-    """FSDP2 as `accelerate launch` requests it. accelerate 1.15 does not shard on a CPU although torch can, so it is
-    told, while it decides, that the processes have XPUs."""
+    """FSDP2 as `accelerate launch` requests it, but gathered weights are kept after a forward pass: those of an
+    evaluation would still be there when the next step begins. accelerate 1.15 does not shard on a CPU although torch
+    can, so it is told, while it decides, that the processes have XPUs."""
     environment = {
         "ACCELERATE_USE_FSDP": "true",
         "FSDP_VERSION": "2",
+        "FSDP_RESHARD_AFTER_FORWARD": "false",
         "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
         "FSDP_TRANSFORMER_CLS_TO_WRAP": "Dinov2Layer,TransformerDecoderLayer",
         "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",

@@ -4,9 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import LoraConfig
 
-from rein_hf.training import SegmentationTrainer, param_groups
+from rein_hf import add_adapter
+from rein_hf.training import OptimizerArguments, SegmentationTrainer, param_groups
 from rein_hf.training.optim import use_fused_optimizer
+from rein_hf.training.weight_decay import annealed_weight_decay
+from tests.support.runs import run_recipe
 
 
 def by_name(groups):
@@ -50,6 +54,45 @@ def test_full_fine_tuning_learns_the_backbone_at_a_tenth(segmenter):
     assert found[backbone + "vit.encoder.layer.0.norm1.weight"][1] == 0.0
 
 
+def test_each_part_has_its_factors(rein_model):
+    factors = {"adapter_lr_factor": 10.0, "head_lr_factor": 0.5, "adapter_weight_decay_factor": 0.2}
+    assert OptimizerArguments(**factors).factors() == factors and OptimizerArguments().factors() == {}
+    found = by_name(param_groups(rein_model, lr=1e-4, weight_decay=0.05, **factors))
+    plain = by_name(param_groups(rein_model, lr=1e-4, weight_decay=0.05))
+    assert set(found) == set(plain)
+    for name, (rate, decay) in found.items():
+        of_rein = ".rein_" in name
+        assert rate == 1e-4 * (10.0 if of_rein else 0.5), name
+        assert decay == plain[name][1] * (0.2 if of_rein else 1.0), name
+    assert {decay for name, (_, decay) in found.items() if ".rein_" in name} == {0.0, 0.05 * 0.2}
+
+
+def test_a_loras_biases_are_the_adapters(segmenter):
+    lora = LoraConfig(r=2, target_modules=r".*\.vit\..*\.(q_proj|v_proj)", bias="lora_only")
+    model = add_adapter(segmenter, lora)
+    found = by_name(param_groups(model, 1e-4, 0.05, adapter_lr_factor=0.5, adapter_weight_decay_factor=3.0))
+    adapter = {name: values for name, values in found.items() if ".vit." in name}
+    assert any(name.endswith("q_proj.base_layer.bias") for name in adapter)
+    assert any(".lora_A." in name for name in adapter) and set(adapter.values()) == {(0.5e-4, 3.0 * 0.05)}
+    assert {rate for name, (rate, _) in found.items() if name not in adapter} == {1e-4}
+
+
+def test_weight_decay_is_annealed_along_a_cosine(recipe, monkeypatch):
+    """At 0 of 4 steps 0.05, at 2 the mean, after the last the end; norms and tokens keep none."""
+    values = [annealed_weight_decay(0.05, 1e-5, step, 4) for step in range(5)]
+    assert values[0] == 0.05 and values[2] == pytest.approx(0.025005) and values[4] == pytest.approx(1e-5)
+    assert values[1] == pytest.approx(1e-5 + 0.04999 * 0.8535533905932737)
+    seen, step = [], torch.optim.AdamW.step
+
+    def watched(self, *args, **kwargs):
+        seen.append({(group["weight_decay_factor"], group["weight_decay"]) for group in self.param_groups})
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    run_recipe(recipe, "--weight_decay_end", "1e-5", "--adapter_weight_decay_factor", "0.5")
+    assert seen == [{(0.0, 0.0), (1.0, value), (0.5, value * 0.5)} for value in values[:4]]
+
+
 def test_nothing_to_train_is_an_error(segmenter):
     with pytest.raises(ValueError, match="No parameter of the model requires gradients"):
         param_groups(segmenter.requires_grad_(False), lr=1e-4, weight_decay=0.05)
@@ -82,7 +125,7 @@ def test_the_trainer_makes_the_optimizer_that_fits(rein_model, monkeypatch, fuse
     asked = []
     monkeypatch.setattr("rein_hf.training.trainer.use_fused_optimizer", lambda groups: asked.append(groups) or fused)
     args = SimpleNamespace(learning_rate=1e-3, weight_decay=0.05, adam_beta1=0.9, adam_beta2=0.99, adam_epsilon=1e-8)
-    trainer = SimpleNamespace(optimizer=None, model=rein_model, args=args)
+    trainer = SimpleNamespace(optimizer=None, model=rein_model, args=args, optimization=OptimizerArguments())
     optimizer = SegmentationTrainer.create_optimizer(trainer)
     assert optimizer.defaults["fused"] is fused and trainer.optimizer is optimizer
     (groups,) = asked

@@ -125,8 +125,24 @@ def test_shards_are_one_model(fsdp2, ddp, folder, whole):
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_two_processes_go_on_to_the_same_weights(request, folder, kind):
+    """With a moving average, and whether they evaluate it in between or not."""
     request.getfixturevalue(kind)
     assert equal_adapters(folder / f"{kind}-interrupted", folder / f"{kind}-interrupted-straight")
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_two_processes_average_what_they_train(request, folder, kind):
+    request.getfixturevalue(kind)
+    found = adapter_weights(folder / f"{kind}-interrupted-straight")
+    seen = load_file(folder / f"{kind}-interrupted-straight" / "seen.safetensors")
+    names = {name: re.sub(r"\.default$|\.default(?=\.)|\.modules_to_save", "", name[2:]) for name in seen}
+    assert set(names.values()) == set(found)
+    for name in (name for name in seen if name.startswith("1.")):
+        average = seen[name].double()  # --ema_start 1
+        for step in range(2, 6):
+            average = 0.75 * average + 0.25 * seen[f"{step}{name[1:]}"]
+        torch.testing.assert_close(found[names[name]].double(), average, rtol=1e-5, atol=1e-7)
+        assert not torch.equal(found[names[name]], seen[f"5{name[1:]}"])
 
 
 def test_all_processes_stop_at_a_loss_that_is_not_finite_in_one(ddp, folder):
