@@ -1,4 +1,5 @@
-"""Trains a recipe: a segmentation head on a pretrained vision transformer, tuned with Rein (or LoRA, frozen, in full).
+"""Trains a recipe: a segmentation head on a pretrained vision transformer, tuned with Rein (or LoRA,
+AdaptFormer, VPT, frozen, in full).
 
     rein-hf train RECIPE [--max_steps 100] [--rein.r 8] [--KEY VALUE ...]
     accelerate launch -m rein_hf.commands.train RECIPE ...    # on several GPUs
@@ -108,7 +109,8 @@ def build_model(recipe: RecipeArguments, id2label: dict[int, str]) -> torch.nn.M
 
 def apply_tuning(model: torch.nn.Module, recipe: RecipeArguments) -> torch.nn.Module:
     """The segmenter with the recipe's tuning of its backbone, and a trainable head."""
-    config = tuning_config(recipe.tuning, recipe.num_queries, recipe.rein, recipe.lora)
+    sections = (recipe.rein, recipe.lora, recipe.adaptformer, recipe.vpt)
+    config = tuning_config(recipe.tuning, recipe.num_queries, *sections)
     if config is None:
         backbone_of(model).requires_grad_(recipe.tuning == "full")
         return model

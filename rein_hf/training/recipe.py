@@ -30,9 +30,11 @@ class RecipeArguments:
         default=None, metadata={"help": "Share of the samples by source; by default each image is seen alike."}
     )
     evaluate: list[str] = dataclasses.field(default_factory=list, metadata={"help": "Domains to evaluate on."})
-    tuning: str = dataclasses.field(default="rein", metadata={"help": "Of the backbone: rein, lora, frozen or full."})
+    tuning: str = dataclasses.field(default="rein", metadata={"help": "rein, lora, adaptformer, vpt, frozen or full."})
     rein: dict | None = dataclasses.field(default=None, metadata={"help": "Arguments of ReinConfig."})
     lora: dict | None = dataclasses.field(default=None, metadata={"help": "Arguments of peft's LoraConfig."})
+    adaptformer: dict | None = dataclasses.field(default=None, metadata={"help": "Arguments of AdaptFormerConfig."})
+    vpt: dict | None = dataclasses.field(default=None, metadata={"help": "Arguments of VPTConfig."})
     head: dict | None = dataclasses.field(
         default=None, metadata={"help": "Arguments of Mask2FormerConfig; with model_type: upernet of UperNetConfig."}
     )
@@ -50,7 +52,7 @@ class RecipeArguments:
 
 
 # Ways to tune the backbone. The head is trained alike in all of them.
-TUNINGS = ("rein", "lora", "frozen", "full")
+TUNINGS = ("rein", "lora", "adaptformer", "vpt", "frozen", "full")
 
 # The paper's recipe, and what transformers' Trainer needs to leave segmentation batches alone.
 DEFAULTS = {

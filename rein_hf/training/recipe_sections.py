@@ -1,4 +1,4 @@
-"""The dictionaries in a recipe, `rein`, `lora` and `head`: which keys they may have, and what becomes of them."""
+"""The dictionaries in a recipe, one for each tuning and `head`: which keys they may have, what becomes of them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from huggingface_hub.dataclasses import validate_typed_dict
 from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig, PeftConfig
 
+from ..adaptformer import AdaptFormerConfig
 from ..head import head_of
 from ..tuner import ReinConfig
+from ..vpt import VPTConfig
 
 
 # The paper's LoRA, 0.79M parameters in a DINOv2-L: the queries and values of every attention, and its keys too where
@@ -57,22 +59,34 @@ REFUSED_IN_HEAD = {
 }
 
 
-def tuning_config(tuning: str, num_queries: int, rein: dict | None, lora: dict | None) -> PeftConfig | None:
+def tuning_config(
+    tuning: str,
+    num_queries: int,
+    rein: dict | None,
+    lora: dict | None,
+    adaptformer: dict | None = None,
+    vpt: dict | None = None,
+) -> PeftConfig | None:
     """The configuration of a recipe's adapter: the paper's, with what the recipe changes in it.
 
     Args:
-        tuning (`str`): "rein", "lora", or another, which has no adapter.
+        tuning (`str`): "rein", "lora", "adaptformer", "vpt", or another, which has no adapter.
         num_queries (`int`): object queries of the head, and Rein's tokens unless `rein` has `num_tokens`.
-        rein, lora (`dict`, *optional*): arguments of [`ReinConfig`] and of peft's `LoraConfig`.
+        rein, lora, adaptformer, vpt (`dict`, *optional*): arguments of [`ReinConfig`], of peft's `LoraConfig`, of
+            [`AdaptFormerConfig`] and of [`VPTConfig`].
     """
     if tuning == "rein":
         return ReinConfig(**{"num_tokens": num_queries, **(rein or {})})
+    if tuning == "adaptformer":
+        return AdaptFormerConfig(**(adaptformer or {}))
+    if tuning == "vpt":
+        return VPTConfig(**(vpt or {}))
     return LoraConfig(**{**LORA, **(lora or {})}) if tuning == "lora" else None
 
 
 def check_sections(values: dict[str, Any]) -> None:
-    """Refuses what `rein`, `lora` and `head` of a recipe cannot hold, also where the recipe's tuning does not use
-    them, and mends their numbers as [`mend_numbers`] does.
+    """Refuses what the dictionaries of the tunings and `head` cannot hold, also where the recipe's tuning does not
+    use them, and mends their numbers as [`mend_numbers`] does.
 
     Args:
         values: a recipe's keys and values, complete.
@@ -93,12 +107,14 @@ def check_sections(values: dict[str, Any]) -> None:
     for section, config, refused in (
         ("rein", ReinConfig, {**REFUSED_IN_ADAPTER, **REFUSED_IN_REIN}),
         ("lora", LoraConfig, REFUSED_IN_ADAPTER),
+        ("adaptformer", AdaptFormerConfig, {**REFUSED_IN_ADAPTER, **REFUSED_IN_REIN}),
+        ("vpt", VPTConfig, {**REFUSED_IN_ADAPTER, **REFUSED_IN_REIN}),
     ):
         given, kinds = values[section] or {}, get_type_hints(config)
         _check_keys(section, given, kinds, refused)
         with _named_in_errors(section):
             validate_typed_dict(TypedDict(section, kinds, total=False), given)
-            configs[section] = tuning_config(section, num_queries, given, given)
+            configs[section] = tuning_config(section, num_queries, *[given] * 4)
     if configs["lora"].r < 1:  # which peft finds only when it is applied
         raise ValueError(f"lora.r is {configs['lora'].r}; expected a rank of at least 1.")
     if values["tuning"] == "rein":

@@ -97,7 +97,7 @@ ARCHITECTURES = {
     ),
     "vit": Architecture("layers", resampled=_VIT, arguments=_ANY_SIZE, mlp_end="dropout", unused=("pooler",)),
     # the model of pre-training drops patches at random and shuffles the others
-    "vit_mae": Architecture("layers", resampled=_VIT, arguments=_ANY_SIZE, loaded_as="vit"),
+    "vit_mae": Architecture("layers", resampled=_VIT, arguments=_ANY_SIZE, mlp_end="dropout", loaded_as="vit"),
 }
 
 

@@ -103,7 +103,8 @@ class BackboneTunerLayer(BaseTunerLayer):
 
     def refuse_offloaded(self) -> None:
         """Refuse to add an adapter where accelerate keeps the weights of others outside of the model."""
-        if any(has_offloaded_params(getattr(self, container)) for container in self.adapter_layer_names):
+        containers = (getattr(self, name) for name in self.adapter_layer_names)
+        if any(has_offloaded_params(module) for container in containers for module in container.modules()):
             raise ValueError(
                 f"No {self.method} adapter can be added: accelerate has offloaded the weights of this model's "
                 "adapters. Add all adapters first and offload then, or take the hooks off with "

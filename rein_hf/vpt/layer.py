@@ -25,8 +25,8 @@ class VPTLayer(BlockListLayer):
 
     The layer takes the place of the list of blocks and is iterated over like that list. Forward hooks of each block
     put the prompts behind the prefix tokens before it, and take them away after it, before all other hooks, so that
-    whoever records hidden states sees none. Rotary positions of transformers belong to the last N tokens, and learned ones are
-    added before the blocks: prompts have no position.
+    whoever records hidden states sees none. Rotary positions of transformers belong to the last N tokens, and
+    learned ones are added before the blocks: prompts have no position.
 
     Args:
         base_layer (`nn.ModuleList`): the L blocks; each takes and returns (B, P + N, c).

@@ -19,8 +19,8 @@ class VPTModel(BackboneTuner):
     (https://arxiv.org/abs/2203.12119, "deep").
 
     It works on those architectures of `tuner.architectures.ARCHITECTURES` whose blocks take a sequence of tokens.
-    SAM's and Hiera's attend within windows of a grid, and BEiT's have a bias for every pair of positions: in neither has a
-    prompt a place.
+    SAM's and Hiera's attend within windows of a grid, and BEiT's have a bias for every pair of positions: prompts have
+    no place there.
 
     Args:
         model (`torch.nn.Module`): a vision transformer, or a model that contains one.
