@@ -19,8 +19,8 @@ METRICS = {"mean_iou": "mIoU", "overall_accuracy": "pixel accuracy"}  # key in r
 METHODS = {
     "Rein": "[Rein](https://arxiv.org/abs/2312.04265) (CVPR 2024) refines the features of a frozen vision transformer "
     "with a few\ntrained tokens.",
-    "AdaptFormer": "[AdaptFormer](https://arxiv.org/abs/2205.13535) (NeurIPS 2022) trains a bottleneck beside every MLP "
-    "of a frozen\nvision transformer.",
+    "AdaptFormer": "[AdaptFormer](https://arxiv.org/abs/2205.13535) (NeurIPS 2022) trains a bottleneck beside every "
+    "MLP of a\nfrozen vision transformer.",
     "VPT": "[VPT](https://arxiv.org/abs/2203.12119) (ECCV 2022) trains prompts among the tokens of every block of a "
     "frozen\nvision transformer.",
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -94,6 +96,23 @@ def test_lora():
         level = torch.nn.ModuleDict({"pixel_level_module": torch.nn.ModuleDict({"encoder": encoder})})
         model = get_peft_model(level, LoraConfig(**LORA))
     assert sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad) == 786_432
+
+
+@pytest.mark.parametrize(
+    ("config", "count"),
+    [
+        (rein_hf.AdaptFormerConfig(), 24 * (1024 * 64 + 64 + 64 * 1024 + 1024)),  # 3.17M in the paper
+        (rein_hf.VPTConfig(), 24 * 150 * 1024),  # 3.69M in the paper
+    ],
+)
+@pytest.mark.parametrize("vit", ["DINOv2-L", "CLIP-L", "DINOv3-L"])
+def test_other_methods(vit, config, count):
+    """On every backbone of that size alike: no other module trains."""
+    vit = Dinov2Config(**VITS["L"], **CROP) if vit == "DINOv2-L" else OTHERS[vit]
+    with torch.device("meta"):
+        encoder = rein_hf.ViTPyramidBackbone(rein_hf.ViTPyramidConfig(backbone_config=vit))
+        model = get_peft_model(encoder, copy.copy(config))
+    assert model.get_nb_trainable_parameters()[0] == count
 
 
 def formula(width: int, depth: int, m: int = 100, r: int = 16, q: int = 256) -> int:
