@@ -69,7 +69,7 @@ def build_trainer(
 ) -> SegmentationTrainer:
     """The recipe's model, its training samples, and what trains the one on the other."""
     model = build_model(recipe, id2label=dict(enumerate(common_classes(sources))))
-    processor = build_image_processor(recipe.patch_size)
+    processor = build_image_processor(recipe.patch_size, recipe.backbone)
     samples = TrainingSamples(
         [source.dataset for source in sources],
         length=args.max_steps * recipe.total_batch_size,

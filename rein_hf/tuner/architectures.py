@@ -34,6 +34,8 @@ class Architecture:
             which that output is added to the residual stream; `None` if the MLP itself is the last one before. A block
             that has it has its attention under the name `attention`.
         unused: names of modules after the blocks, which no feature of a block goes through.
+        own_normalization: whether checkpoints of this type differ in the mean and deviation of their images, which
+            their image processors tell. All others see images normalised as ImageNet's, as in the paper.
         loaded_as: model type of the architecture to load the weights as, if the model of this type is not made for
             features.
     """
@@ -48,6 +50,7 @@ class Architecture:
     multiple: int | None = None
     mlp_end: str | None = None
     unused: tuple[str, ...] = ()
+    own_normalization: bool = False
     loaded_as: str | None = None
 
     def num_prefix_tokens(self, config: dict) -> int:
@@ -81,7 +84,13 @@ ARCHITECTURES = {
     "dinov2": Architecture("encoder.layer", resampled=_VIT, mlp_end="drop_path"),
     "dinov2_with_registers": Architecture("encoder.layer", resampled=_VIT, mlp_end="drop_path"),
     # rotary positions: only the kernel depends on a size
-    "dinov3_vit": Architecture("model.layer", resampled={"patch_embeddings.weight": "kernel"}, mlp_end="drop_path"),
+    # and the satellite weights have a mean and deviation of their own
+    "dinov3_vit": Architecture(
+        "model.layer",
+        resampled={"patch_embeddings.weight": "kernel"},
+        mlp_end="drop_path",
+        own_normalization=True,
+    ),
     # Hiera. The window of its first stage, 8 positions at stride 4, is repeated over the image
     "sam2_hiera_det_model": Architecture(
         "blocks",
