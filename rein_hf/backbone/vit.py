@@ -62,8 +62,8 @@ def load_vit(
         if isinstance(error.__cause__, GatedRepoError):
             raise OSError(
                 f"{pretrained} is a gated repository. Accept its licence at {ENDPOINT}/{pretrained}, wait until "
-                "access is granted, and log in with `hf auth login`, or pass token=...; a folder to which it was downloaded "
-                f"works, too. {error}"
+                "access is granted, and log in with `hf auth login`, or pass token=...; a folder to which it was "
+                f"downloaded works, too. {error}"
             ) from error
         raise
     encoder = find_vision_encoder(model)

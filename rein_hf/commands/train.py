@@ -109,8 +109,9 @@ def build_model(recipe: RecipeArguments, id2label: dict[int, str]) -> torch.nn.M
 
 def apply_tuning(model: torch.nn.Module, recipe: RecipeArguments) -> torch.nn.Module:
     """The segmenter with the recipe's tuning of its backbone, and a trainable head."""
-    sections = (recipe.rein, recipe.lora, recipe.adaptformer, recipe.vpt)
-    config = tuning_config(recipe.tuning, recipe.num_queries, *sections)
+    config = tuning_config(
+        recipe.tuning, recipe.num_queries, recipe.rein, recipe.lora, adaptformer=recipe.adaptformer, vpt=recipe.vpt
+    )
     if config is None:
         backbone_of(model).requires_grad_(recipe.tuning == "full")
         return model

@@ -114,7 +114,7 @@ def check_sections(values: dict[str, Any]) -> None:
         _check_keys(section, given, kinds, refused)
         with _named_in_errors(section):
             validate_typed_dict(TypedDict(section, kinds, total=False), given)
-            configs[section] = tuning_config(section, num_queries, *[given] * 4)
+            configs[section] = tuning_config(section, num_queries, given, given, adaptformer=given, vpt=given)
     if configs["lora"].r < 1:  # which peft finds only when it is applied
         raise ValueError(f"lora.r is {configs['lora'].r}; expected a rank of at least 1.")
     if values["tuning"] == "rein":
