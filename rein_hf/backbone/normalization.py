@@ -27,6 +27,8 @@ def own_normalization(pretrained: str | os.PathLike, **hub) -> dict[str, list[fl
         ValueError: its image processor has no mean and deviation of three channels.
     """
     config, _ = PreTrainedConfig.get_config_dict(pretrained, **hub)
+    if not config:
+        raise OSError(f"{pretrained} has no config.json; expected the folder or Hub id of a checkpoint.")
     architecture = ARCHITECTURES.get(config.get("model_type"))
     if architecture is None or not architecture.own_normalization:
         return {}

@@ -86,7 +86,7 @@ BACKBONES = {"after": "dinov3-large", "paper": "dinov2-large", "streets": "demo-
 
 @pytest.mark.parametrize("path", ASSESSMENTS, ids=lambda path: path.stem)
 def test_assessment(path, tmp_path, vit_folder, dinov3_folder):
-    """All of its tunings with one seed, and one of its backbones; of the paper's grid those that streets.yaml lacks."""
+    """All of its tunings with one seed, and one of its backbones; of the paper's those that streets.yaml lacks."""
     plan, backbone = read_yaml(path), BACKBONES[path.stem]
     if path.stem == "after" and "soma" not in TUNINGS:
         pytest.skip("needs the tuning soma and the moving average")
