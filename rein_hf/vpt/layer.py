@@ -6,15 +6,14 @@ Notation: B batch, N patches, P prefix tokens, c hidden size, L blocks, m prompt
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import nn
-from transformers.utils import ModelOutput
 
-from ..tuner import NO_DATA_PARALLEL, BlockListLayer
+from ..tuner import BlockListLayer
 from ..tuner.base import with_weights
 from .config import VPTConfig
+from .hooks import CleanStem, InsertPrompts, RemovePrompts
 
 
 class VPTLayer(BlockListLayer):
@@ -35,8 +34,8 @@ class VPTLayer(BlockListLayer):
         num_prefix_tokens (`int`): number P of tokens before the patches.
 
     Raises:
-        ValueError: in the forward pass: a replica of `torch.nn.DataParallel`; weights never loaded; an attention mask,
-            or other tokens than (B, P + N, c).
+        ValueError: in the forward pass: a replica of `torch.nn.DataParallel`; weights never loaded; other tokens than
+            (B, P + N, c), or an attention mask of another size.
 
     Adapter tensors, by name: `vpt_prompts` (L, m, c).
 
@@ -132,6 +131,37 @@ class VPTLayer(BlockListLayer):
             prompts = prompts.to(tokens.device, tokens.dtype).expand(len(tokens), -1, -1)
         return torch.cat([tokens[:, : self.num_prefix_tokens], prompts, tokens[:, self.num_prefix_tokens :]], dim=1)
 
+    def extend_mask(self, index: int, length: int, mask: torch.Tensor) -> torch.Tensor:
+        """An attention mask for `length` tokens of block `index`, for those with its prompts: all tokens see the
+        prompts, and these see what the first token sees.
+
+        Args:
+            index (`int`): number of the block.
+            length (`int`): number of tokens P + N.
+            mask (`torch.Tensor`): (..., P + N) of keys, or (B, heads, 1 or P + N, P + N) of queries and keys; 1 or
+                `True` where a key is seen, or what is added to the attention's logits.
+
+        Raises:
+            ValueError: it has another shape.
+        """
+        if (
+            mask.dim() not in (2, 4)
+            or mask.shape[-1] != length
+            or mask.dim() == 4
+            and mask.shape[2] not in (1, length)
+        ):
+            raise ValueError(
+                f"Block {index} is called with {length} tokens and an attention mask of the shape "
+                f"{tuple(mask.shape)}, in which VPT's prompts have no place. Leave the mask out, or use Rein, AdaptFormer or LoRA."
+            )
+        number, prefix = self.number_of_prompts(index), self.num_prefix_tokens
+        seen = (mask.new_zeros if mask.is_floating_point() else mask.new_ones)((*mask.shape[:-1], number))
+        mask = torch.cat([mask[..., :prefix], seen, mask[..., prefix:]], dim=-1)
+        if mask.dim() == 2 or mask.shape[2] == 1:
+            return mask
+        rows = mask[:, :, :1].expand(-1, -1, number, -1)
+        return torch.cat([mask[:, :, :prefix], rows, mask[:, :, prefix:]], dim=2)
+
     def remove(self, number: int, tokens: torch.Tensor) -> torch.Tensor:
         """The tokens (B, P + m + N, c) without `number` prompts, (B, P + N, c)."""
         patches = tokens[:, self.num_prefix_tokens + number :]
@@ -150,78 +180,3 @@ class VPTLayer(BlockListLayer):
             f"{name}: {config.num_prompts} prompts for {len(config.changed_blocks(len(self.base_layer)))} blocks"
             for name, config in self.configs.items()
         )
-
-
-class BlockHook(nn.Module):
-    """
-    Hook of one block of a [`VPTLayer`]. A module, which no other has, for the reason of `RefinementHook`.
-
-    Args:
-        layer ([`VPTLayer`]): the layer; it is not registered as a submodule.
-        index (`int`): number of the block in it, counted from 0.
-    """
-
-    def __init__(self, layer: VPTLayer, index: int = 0) -> None:
-        super().__init__()
-        self.index = index
-        self._layer = (layer,)  # a tuple registers no submodule
-
-
-class InsertPrompts(BlockHook):
-    """Forward pre-hook: puts the prompts among the block's tokens."""
-
-    def forward(self, block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
-        layer = self._layer[0]
-        if not layer.number_of_prompts(self.index):
-            return None
-        if getattr(block, "_is_replica", False):
-            raise ValueError(NO_DATA_PARALLEL)
-        if not args or not isinstance(args[0], torch.Tensor) or args[0].dim() != 3:
-            found = tuple(args[0].shape) if args and isinstance(args[0], torch.Tensor) else "none"
-            raise ValueError(
-                f"Block {self.index} is called with tokens of the shape {found}; VPT expects (batch, tokens, hidden "
-                "size) as the first argument. Use Rein, AdaptFormer or LoRA on this backbone."
-            )
-        if kwargs.get("attention_mask") is not None or any(isinstance(other, torch.Tensor) for other in args[1:]):
-            raise ValueError(
-                f"Block {self.index} is called with an attention mask, in which VPT's prompts have no place. Leave "
-                "the mask out, or use Rein, AdaptFormer or LoRA."
-            )
-        return (layer.insert(self.index, args[0]), *args[1:]), kwargs
-
-
-class RemovePrompts(BlockHook):
-    """Forward hook: takes the prompts out of the block's output."""
-
-    def forward(self, block: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
-        layer = self._layer[0]
-        number = layer.number_of_prompts(self.index)
-        return layer.remove(number, output) if number else None
-
-
-class CleanStem(BlockHook):
-    """Forward hook of the vision transformer, see [`VPTLayer.watch_stem`]."""
-
-    def forward(self, encoder: nn.Module, args: tuple, output: Any) -> Any:
-        layer = self._layer[0]
-        number = layer.number_of_prompts(0)
-        if not number or not isinstance(output, (ModelOutput, tuple)):
-            return None
-        if isinstance(output, ModelOutput):
-            states = output.get("hidden_states")
-            if not self._has_prompts(states, output[0], number):
-                return None
-            output["hidden_states"] = (layer.remove(number, states[0]), *states[1:])
-            return output
-        return tuple(
-            (layer.remove(number, item[0]), *item[1:]) if self._has_prompts(item, output[0], number) else item
-            for item in output
-        )
-
-    @staticmethod
-    def _has_prompts(states: Any, last: Any, number: int) -> bool:
-        """Whether these are hidden states, the first of which is longer than the last by the prompts."""
-        if not isinstance(states, tuple) or not states or not isinstance(states[0], torch.Tensor):
-            return False
-        others = [other for other in (last, *states[1:]) if isinstance(other, torch.Tensor) and other.dim() == 3]
-        return states[0].dim() == 3 and bool(others) and states[0].shape[1] == others[-1].shape[1] + number

@@ -198,6 +198,13 @@ def test_inference_compiles_into_one_graph_for_all_batches(compilable):
             torch.testing.assert_close(compiled(images).last_hidden_state, compilable(images).last_hidden_state)
 
 
+def test_it_can_be_exported(compilable):
+    images = torch.randn(1, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    model = compilable.requires_grad_(False).base_model.model
+    exported = torch.export.export(model, (images,)).module()
+    torch.testing.assert_close(exported(images).last_hidden_state, model(images).last_hidden_state)
+
+
 @pytest.mark.parametrize("call", ["merge_adapter", "unmerge_adapter", "merge_and_unload"])
 def test_merging_is_refused_with_the_reason(tunable, method, call):
     model = tunable.tuned()

@@ -82,11 +82,35 @@ def test_where_a_prompt_has_no_place_it_is_refused_with_the_alternative(name):
     assert vit.state_dict().keys() == names
 
 
-def test_an_attention_mask_is_refused():
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_an_attention_mask_has_room_for_the_prompts(attention):
+    """What it hides stays hidden, from prompts too; they are seen by all."""
     vit = build()
+    vit.set_attn_implementation(attention)
     tuned(vit)
-    with pytest.raises(ValueError, match="Block 0 is called with an attention mask, in which VPT's prompts have no"):
-        vit(images_for(vit), attention_mask=torch.tensor([[1] * 5, [1] * 4 + [0]]))
+    images, mask, masks = images_for(vit), torch.tensor([[1] * 5, [1] * 4 + [0]]), []
+    vit.encoder.layer[1].attention.register_forward_pre_hook(
+        lambda _, args, kwargs: masks.append(kwargs["attention_mask"]), with_kwargs=True
+    )
+    before = features(vit, images, attention_mask=mask)
+    assert masks[0].shape == (2, 1, 8, 8)
+    hidden = torch.zeros(2, 1, 8, 8, dtype=torch.bool)
+    hidden[1, ..., 7] = True
+    assert torch.equal(masks[0] != masks[0][0, 0, 0, 0], hidden)
+    images[1, :, 14:, 14:] += 1  # the patch that is hidden
+    after = features(vit, images, attention_mask=mask)
+    assert torch.equal(after[-1][0], before[-1][0]) and not torch.equal(after[-1][1, 4], before[-1][1, 4])
+    torch.testing.assert_close(after[-1][1, :4], before[-1][1, :4])
+    free = features(vit, images, attention_mask=torch.ones(2, 5, dtype=torch.long))
+    torch.testing.assert_close(free[-1], features(vit, images)[-1])
+
+
+@pytest.mark.parametrize("shape", [(2, 6), (2, 1, 4, 5), (2, 5, 5)])
+def test_an_attention_mask_of_another_size_is_refused(shape):
+    layer = get_peft_model(build(), VPTConfig(num_prompts=3)).base_model.model.encoder.layer
+    assert layer.extend_mask(0, 5, torch.ones(2, 5, dtype=torch.long)).tolist() == [[1] * 8] * 2  # of keys alone
+    with pytest.raises(ValueError, match=r"Block 0 is called with 5 tokens and an attention mask of the shape \(2, "):
+        layer.extend_mask(0, 5, torch.ones(shape))
 
 
 def test_initial_values_and_saved_tensors(vit_folder, tmp_path):
