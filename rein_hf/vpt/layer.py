@@ -152,7 +152,8 @@ class VPTLayer(BlockListLayer):
         ):
             raise ValueError(
                 f"Block {index} is called with {length} tokens and an attention mask of the shape "
-                f"{tuple(mask.shape)}, in which VPT's prompts have no place. Leave the mask out, or use Rein, AdaptFormer or LoRA."
+                f"{tuple(mask.shape)}, in which VPT's prompts have no place. Leave the mask out, or use Rein, "
+                "AdaptFormer or LoRA."
             )
         number, prefix = self.number_of_prompts(index), self.num_prefix_tokens
         seen = (mask.new_zeros if mask.is_floating_point() else mask.new_ones)((*mask.shape[:-1], number))
