@@ -1,9 +1,11 @@
 """Rein for the Hugging Face stack: domain-generalised semantic segmentation with a few MB of adapter.
 
-Importing the package registers Rein with peft and the pyramid backbone with transformers. Without that import
+Importing the package registers its methods (Rein, AdaptFormer, VPT) with peft, and the pyramid backbone with
+transformers. Without that import
 `PeftConfig.from_pretrained` of a Rein adapter ends in `KeyError: 'REIN'`.
 """
 
+from .adaptformer import AdaptFormerConfig, AdaptFormerLayer, AdaptFormerModel
 from .backbone import ViTPyramidBackbone, ViTPyramidConfig
 from .evaluation import MeanIoU
 from .head import HEAD_MODULES
@@ -14,9 +16,13 @@ from .segmenter import add_adapter, add_rein, build_image_processor, build_segme
 from .soma import SomaConfig, SomaModel
 from .tuner import ReinConfig, ReinLayer, ReinModel, ReinQueries, ReinStages
 from .views import BlockView, block_views, colorize, overlay
+from .vpt import VPTConfig, VPTLayer, VPTModel
 
 
 __all__ = [
+    "AdaptFormerConfig",
+    "AdaptFormerLayer",
+    "AdaptFormerModel",
     "BlockView",
     "Description",
     "HEAD_MODULES",
@@ -29,6 +35,9 @@ __all__ = [
     "ReinStages",
     "SomaConfig",
     "SomaModel",
+    "VPTConfig",
+    "VPTLayer",
+    "VPTModel",
     "ViTPyramidBackbone",
     "ViTPyramidConfig",
     "add_adapter",

@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from .backbone import ViTPyramidConfig, load_vit
+from .backbone import ViTPyramidConfig, load_vit, own_normalization
 from .head import ReinCriterion, head_of, use_fast_modules
 from .hub import SegmenterPeftModel, with_base_config
 from .inference import ReinImageProcessor
@@ -138,10 +138,23 @@ def add_adapter(model: PreTrainedModel, config: PeftConfig, adapter_name: str = 
         return SegmenterPeftModel(model, config, adapter_name)
 
 
-def build_image_processor(patch_size: int = 16) -> ReinImageProcessor:
+def build_image_processor(
+    patch_size: int = 16, pretrained: str | os.PathLike | None = None, **kwargs
+) -> ReinImageProcessor:
     """The image processor of a model with patches of `patch_size` pixels: ImageNet mean and deviation, no resizing
-    (windows and augmentation choose sizes), pixels labelled 255 in no mask."""
-    return ReinImageProcessor(size_divisor=patch_size)
+    (windows and augmentation choose sizes), pixels labelled 255 in no mask.
+
+    Args:
+        patch_size (`int`): side in pixels of a patch.
+        pretrained (*optional*): the backbone's checkpoint, whose own mean and deviation are taken if it is a DINOv3:
+            those trained on satellite images have others than ImageNet's.
+        kwargs: `revision`, `token`, `cache_dir`, `local_files_only` of the checkpoint.
+
+    Raises:
+        OSError, ValueError: the checkpoint cannot be found, or its image processor is none of colour images.
+    """
+    normalization = {} if pretrained is None else own_normalization(pretrained, **kwargs)
+    return ReinImageProcessor(size_divisor=patch_size, **normalization)
 
 
 def build_from_backbone(

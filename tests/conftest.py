@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import AutoModel
 
 import rein_hf
@@ -112,9 +112,10 @@ class Tunable:
     build: Callable[[], torch.nn.Module]
     arguments: dict
     pixel_values: torch.Tensor
+    config_class: type[PeftConfig] = rein_hf.ReinConfig
 
-    def config(self, **kwargs) -> rein_hf.ReinConfig:
-        return rein_hf.ReinConfig(**{**self.arguments, **kwargs})
+    def config(self, **kwargs) -> PeftConfig:
+        return self.config_class(**{**self.arguments, **kwargs})
 
     def tuned(self, adapter_name: str = "default", seed: int = 0, **kwargs) -> PeftModel:
         """A new base model with an adapter whose weights differ from their initial values."""

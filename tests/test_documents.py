@@ -152,8 +152,8 @@ def test_tables_list_what_there_is():
     assert codes(0, "layout", README) == {*LAYOUTS, "hub"}
     assert codes(1, "`model_type`", README) == codes(0, "`model_type`", CONTRIBUTING) == set(ARCHITECTURES)
     recipes = {path.name for path in Path("recipes/configs").glob("*.yaml") if "demo" not in path.name}
-    of_soma = codes(0, "recipe of SoMA", TEXTS["recipes/README.md"])
-    assert codes(0, "recipe in `recipes/configs`", README) | of_soma == recipes
+    of_soma, of_dinov3 = (codes(0, f"recipe of {name}", TEXTS["recipes/README.md"]) for name in ("SoMA", "Rein++"))
+    assert codes(0, "recipe in `recipes/configs`", README) | of_soma | of_dinov3 == recipes
     launchers = {path.name for path in Path("recipes/accelerate").iterdir()}
     assert codes(0, "`recipes/accelerate/`", TEXTS["recipes/README.md"]) == launchers
     cards = {path.name for path in Path("hub_cards").iterdir()} - {"README.md"}

@@ -2,6 +2,7 @@
 
 from .config import SCALES, ViTPyramidConfig
 from .frozen_weights import cast_frozen_weights
+from .normalization import own_normalization
 from .pyramid import ViTPyramidBackbone, backbone_of, rescale
 from .vit import build_vit, load_vit, resample_to
 
@@ -14,6 +15,7 @@ __all__ = [
     "build_vit",
     "cast_frozen_weights",
     "load_vit",
+    "own_normalization",
     "resample_to",
     "rescale",
 ]

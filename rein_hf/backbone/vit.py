@@ -6,6 +6,8 @@ import copy
 import os
 
 import torch
+from huggingface_hub.constants import ENDPOINT
+from huggingface_hub.errors import GatedRepoError
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
@@ -45,13 +47,25 @@ def load_vit(
         The configuration, with the new sizes and without dropout, and the state dict, see [`resample_to`].
 
     Raises:
+        OSError: the checkpoint cannot be found; its repository is gated, and nobody is logged in who may read it.
         ValueError: the checkpoint holds no such vision transformer, or lacks weights of it; the image size is not a
             multiple of the patch size; the architecture cannot be resampled to this patch size.
     """
     if image_size % patch_size:
         raise ValueError(f"image_size is {image_size}; expected a multiple of patch_size {patch_size}.")
-    # none of these architectures needs code from the Hub; without this transformers may ask whether to run some
-    model, report = AutoModel.from_pretrained(pretrained, output_loading_info=True, trust_remote_code=False, **kwargs)
+    try:
+        # none of these architectures needs code from the Hub; without this transformers may ask whether to run some
+        model, report = AutoModel.from_pretrained(
+            pretrained, output_loading_info=True, trust_remote_code=False, **kwargs
+        )
+    except OSError as error:
+        if isinstance(error.__cause__, GatedRepoError):
+            raise OSError(
+                f"{pretrained} is a gated repository. Accept its licence at {ENDPOINT}/{pretrained}, wait until "
+                "access is granted, and log in with `hf auth login`, or pass token=...; a folder to which it was "
+                f"downloaded works, too. {error}"
+            ) from error
+        raise
     encoder = find_vision_encoder(model)
     if encoder is None:
         raise ValueError(

@@ -15,6 +15,7 @@ An assessment is a YAML file:
     tunings: {frozen: frozen, rein: rein, lora: lora}  # name: the recipe's `tuning`, or a dictionary of its keys
     seeds: [0, 1]
     targets: [streets=DATA/streets@held_out, camvid=DATA/camvid]
+    only: {lora: [demo-vit]}                           # may be left out: tunings that some backbones alone have
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from .shipped import find_shipped
 
 
 KEYS = {"recipe": str, "backbones": dict, "tunings": dict, "seeds": list, "targets": list}
+OPTIONAL_KEYS = {"only": dict}
 
 
 @dataclass
@@ -58,7 +60,7 @@ def main(args: AssessmentArguments) -> list[dict]:
     """Trains and evaluates all cells that are not there yet, and returns the numbers of all."""
     plan, output_dir, cells = read_plan(find_shipped("assessments", args.assessment)), Path(args.output_dir), []
     # seed by seed, so that the cells of an unfinished assessment can be compared
-    for seed, backbone, tuning in itertools.product(plan["seeds"], plan["backbones"], plan["tunings"]):
+    for seed, (backbone, tuning) in itertools.product(plan["seeds"], cells_of(plan)):
         name = f"{backbone}_{tuning}_seed{seed}"
         arguments = cell_recipe(plan, backbone, tuning, seed, output_dir / "runs" / name)
         cell = run_cell(output_dir / "cells" / f"{name}.json", plan["targets"], *arguments)
@@ -76,15 +78,31 @@ def read_plan(path: str | Path) -> dict:
     """Reads an assessment's YAML file.
 
     Raises:
-        ValueError: a key is missing or unknown, or its value has another type.
+        ValueError: a key is missing or unknown, or its value has another type; `only` names a tuning or a backbone
+            that is not there.
     """
     plan = read_yaml(path)
-    if plan.keys() != KEYS.keys():
-        raise ValueError(f"{path} has {list(plan)}; expected the keys {sorted(KEYS)}.")
-    for key, kind in KEYS.items():
-        if not isinstance(plan[key], kind) or not plan[key]:
+    if plan.keys() - OPTIONAL_KEYS.keys() != KEYS.keys():
+        raise ValueError(f"{path} has {list(plan)}; expected the keys {sorted(KEYS)}, and perhaps only.")
+    for key, kind in (KEYS | OPTIONAL_KEYS).items():
+        if key in plan and (not isinstance(plan[key], kind) or not plan[key]):
             raise ValueError(f"{path}: {key} is {plan[key]!r}; expected a {kind.__name__} that is not empty.")
+    for tuning, backbones in plan.get("only", {}).items():
+        if tuning not in plan["tunings"]:
+            raise ValueError(f"{path}: only names the tuning {tuning!r}; expected one of {list(plan['tunings'])}.")
+        if not isinstance(backbones, list) or not backbones or not set(backbones) <= plan["backbones"].keys():
+            raise ValueError(f"{path}: only.{tuning} is {backbones!r}; expected some of {list(plan['backbones'])}.")
     return plan
+
+
+def cells_of(plan: dict) -> list[tuple[str, str]]:
+    """The backbones with their tunings: each with each, but for those that `only` names some backbones for."""
+    only = plan.get("only", {})
+    return [
+        (backbone, tuning)
+        for backbone, tuning in itertools.product(plan["backbones"], plan["tunings"])
+        if backbone in only.get(tuning, plan["backbones"])
+    ]
 
 
 def cell_recipe(

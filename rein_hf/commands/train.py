@@ -68,7 +68,7 @@ def build_trainer(
 ) -> SegmentationTrainer:
     """The recipe's model, its training samples, and what trains the one on the other."""
     model = build_model(recipe, id2label=dict(enumerate(common_classes(sources))))
-    processor = build_image_processor(recipe.patch_size)
+    processor = build_image_processor(recipe.patch_size, recipe.backbone)
     samples = TrainingSamples(
         [source.dataset for source in sources],
         length=args.max_steps * recipe.total_batch_size,
@@ -109,7 +109,7 @@ def build_model(recipe: RecipeArguments, id2label: dict[int, str]) -> torch.nn.M
 
 def apply_tuning(model: torch.nn.Module, recipe: RecipeArguments) -> torch.nn.Module:
     """The segmenter with the recipe's tuning of its backbone, and a trainable head."""
-    config = tuning_config(recipe.tuning, recipe.num_queries, recipe.rein, recipe.lora, recipe.soma)
+    config = tuning_config(recipe.tuning, recipe.num_queries, getattr(recipe, recipe.tuning, None))
     if config is None:
         backbone_of(model).requires_grad_(recipe.tuning == "full")
         return model

@@ -12,12 +12,14 @@ from typing import Any
 from peft import PeftConfig
 from transformers import TrainingArguments
 
+from ..adaptformer import AdaptFormerConfig
 from ..files import read_yaml
 from ..training import LORA, RecipeArguments
 from ..training.recipe import DEFAULTS
 from ..training.recipe_keys import USABLE
 from ..training.recipe_sections import REFUSED_IN_ADAPTER, REFUSED_IN_REIN
-from ..tuner import ReinConfig
+from ..tuner import BackboneTunerConfig, ReinConfig
+from ..vpt import VPTConfig
 from .grammar import CommandParser, shown
 from .shipped import shipped_files
 from .train_keys import ALIASES
@@ -27,7 +29,7 @@ from .train_keys import ALIASES
 GROUPS = {
     "data": "train evaluate weights",
     "model": "backbone backbone_dtype head num_queries crop patch_size out_indices",
-    "tuning": "tuning rein lora soma",
+    "tuning": "tuning rein lora adaptformer vpt soma",
     "length and batch": "max_steps total_batch_size per_device_train_batch_size seed full_determinism output_dir",
     "optimizer": "learning_rate lr_scheduler_ warmup_steps weight_decay adam_ max_grad_norm backbone_lr_factor "
     "adapter_lr_factor head_lr_factor adapter_weight_decay_factor ema_",
@@ -74,6 +76,8 @@ def help_text(description: str, path: Path | None) -> str:
         [
             *section_lines("rein", ReinConfig, values.get("rein") or {}, REFUSED_IN_REIN),
             "lora.KEY: those of peft's LoraConfig; " + ", ".join(f"{key} {value}" for key, value in LORA.items()),
+            *section_lines("adaptformer", AdaptFormerConfig, values.get("adaptformer") or {}, REFUSED_IN_REIN),
+            *section_lines("vpt", VPTConfig, values.get("vpt") or {}, REFUSED_IN_REIN),
             "soma.KEY: those of SomaConfig; r 16, first_block after a third of the blocks (9 of 24), bias lora_only",
             "head.KEY: those of transformers' Mask2FormerConfig; of UperNetConfig with --head.model_type upernet",
             "",
@@ -111,7 +115,9 @@ def section_lines(name: str, kind: type, values: Mapping[str, Any], refused: Map
     """A line for each key of a dictionary in a recipe."""
     of_peft = {field.name for field in dataclasses.fields(PeftConfig)}
     lines = [f"{name}.KEY:"]
-    for field in dataclasses.fields(kind):
+    # what the method has for itself before what it shares with others
+    shared = {field.name for field in dataclasses.fields(BackboneTunerConfig)}
+    for field in sorted(dataclasses.fields(kind), key=lambda field: field.name in shared):
         if field.name in of_peft or field.name in refused or field.name in REFUSED_IN_ADAPTER:
             continue
         value = values.get(field.name, field.default)

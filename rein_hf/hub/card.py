@@ -15,6 +15,15 @@ from .description import Description
 
 
 METRICS = {"mean_iou": "mIoU", "overall_accuracy": "pixel accuracy"}  # key in results.json -> name on the card
+# what a card says of the method, by the description's name of it
+METHODS = {
+    "Rein": "[Rein](https://arxiv.org/abs/2312.04265) (CVPR 2024) refines the features of a frozen vision transformer "
+    "with a few\ntrained tokens.",
+    "AdaptFormer": "[AdaptFormer](https://arxiv.org/abs/2205.13535) (NeurIPS 2022) trains a bottleneck beside every "
+    "MLP of a\nfrozen vision transformer.",
+    "VPT": "[VPT](https://arxiv.org/abs/2203.12119) (ECCV 2022) trains prompts among the tokens of every block of a "
+    "frozen\nvision transformer.",
+}
 # what the card's example passes to `colorize` if the classes are not those of Cityscapes
 PALETTE = ", rein_hf.labels.palette_of(model.config.id2label.values())"
 
@@ -99,7 +108,14 @@ def render_card(template: Path, repo: str, facts: Facts, results: dict[str, dict
         license_name=facts.license_name,
         model_name=repo.split("/")[-1],
         pipeline_tag="image-segmentation",
-        tags=["rein", "rein-hf", "dinov2", "mask2former", "semantic-segmentation", "domain-generalization"],
+        tags=[
+            about.method.lower(),
+            "rein-hf",
+            "dinov2",
+            "mask2former",
+            "semantic-segmentation",
+            "domain-generalization",
+        ],
     )
     classes = list(about.classes)
     measured = [found["per_class_iou"] for found in results.values()]  # a domain may have other classes
@@ -122,8 +138,11 @@ def render_card(template: Path, repo: str, facts: Facts, results: dict[str, dict
         palette="" if about.classes == CITYSCAPES_CLASSES else PALETTE,
         crop=about.crop,
         classes=classes,
-        tokens=f"{about.num_tokens} tokens per block, {rank}, {'linked to' if about.linked else 'beside'} the queries",
-        parameters=f"{about.rein_parameters:,} of Rein, {about.head_parameters:,} of the head",
+        method=about.method,
+        what=METHODS[about.method],
+        settings=about.settings
+        or f"{about.num_tokens} tokens per block, {rank}, {'linked to' if about.linked else 'beside'} the queries",
+        parameters=f"{about.rein_parameters:,} of {about.method}, {about.head_parameters:,} of the head",
         results=[
             {
                 "name": facts.domains[domain]["name"],

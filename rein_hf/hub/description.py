@@ -8,11 +8,14 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, HfApi, ModelCard, parse_local_safetensors_file_metadata
 from huggingface_hub.utils import SafetensorsFileMetadata
+from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
-from ..tuner import ReinConfig, ReinModel
+from ..adaptformer import AdaptFormerConfig
+from ..tuner import BackboneTunerConfig, ReinConfig
+from ..vpt import VPTConfig
 from .base_config import read_adapter_config
 from .peft_model import name_in_errors
 
@@ -31,11 +34,14 @@ class Description:
         base_config: configuration of the whole model, as in [`ReinConfig`].
         classes: names, by class id; none if the adapter is of a bare backbone.
         crop, patch_size: sides in pixels of the training crops and of a patch.
-        rank: of the tokens; `None` for full ones.
-        num_tokens: per block; `linked`: whether they are the object queries.
-        rein_parameters, head_parameters: parameters in the adapter; W_F is counted with the head, as in the paper.
+        rank: of Rein's tokens; `None` for full ones.
+        num_tokens: Rein's, per block; `linked`: whether they are the object queries.
+        rein_parameters, head_parameters: parameters in the adapter, of its method, whichever it is, and of the head;
+            Rein's W_F is counted with the head, as in the paper.
         bytes: size of its tensors.
         license, results: from its model card; `EvalResult` of huggingface_hub.
+        method: Rein, AdaptFormer or VPT.
+        settings: of the method, in words.
 
     Example:
 
@@ -71,18 +77,21 @@ class Description:
     bytes: int
     license: str | None
     results: tuple[EvalResult, ...]
+    method: str = "Rein"
+    settings: str = ""
 
     def __str__(self) -> str:
         base_size = "" if self.base_bytes is None else f", {_megabytes(self.base_bytes)}"
         rank = "full tokens" if self.rank is None else f"rank {self.rank}"
         link = "which are the object queries" if self.linked else "not linked to object queries"
+        settings = self.settings or f"{self.num_tokens} tokens per block, {rank}, {link}"
         lines = {
             "adapter": f"{self.name}, {_megabytes(self.bytes)}",
             "backbone": f"{self.base or 'not named'}{base_size}",
             "classes": f"{len(self.classes)}: {', '.join(self.classes)}" if self.classes else "none, no head",
             "crop, patch": f"{self.crop}, {self.patch_size} pixels",
-            "Rein": f"{self.num_tokens} tokens per block, {rank}, {link}",
-            "parameters": f"{self.rein_parameters:,} of Rein, {self.head_parameters:,} of the head",
+            self.method: settings,
+            "parameters": f"{self.rein_parameters:,} of {self.method}, {self.head_parameters:,} of the head",
             "licence": self.license or "not stated",
             "results": "none stated",
         }
@@ -110,7 +119,7 @@ def describe(
 
     Raises:
         OSError: there is no adapter.
-        ValueError: it is not one of Rein, or one of its files is damaged.
+        ValueError: it is not one of Rein, AdaptFormer or VPT, or one of its files is damaged.
 
     Example:
 
@@ -135,14 +144,19 @@ def _describe(pretrained: str | os.PathLike, revision: str | None, token, cache_
     path = cached_file(pretrained, CONFIG_NAME, revision=revision, **hub)
     commit = extract_commit_hash(path, None) or revision
     config = read_adapter_config(Path(path).parent)
-    if not isinstance(config, ReinConfig):
-        raise ValueError(f"{pretrained}: {CONFIG_NAME} is a {type(config).__name__}; expected a ReinConfig.")
+    if not isinstance(config, BackboneTunerConfig):
+        raise ValueError(
+            f"{pretrained}: {CONFIG_NAME} is a {type(config).__name__}; expected a ReinConfig, AdaptFormerConfig or "
+            "VPTConfig."
+        )
+    is_rein = isinstance(config, ReinConfig)
     card = cached_file(pretrained, CARD_NAME, revision=commit, _raise_exceptions_for_missing_entries=False, **hub)
     metadata = ModelCard.load(card, ignore_metadata_errors=True).data if card else None
     tensors = _weights_header(pretrained, commit, **hub).tensors
     parameters = {name: info.parameter_count for name, info in tensors.items()}
     # the paper counts W_F, the map from query positions to query contents, as a part of the head
-    of_rein = [name for name in parameters if f".{ReinModel.prefix}" in name and ".rein_query_content." not in name]
+    prefix = PEFT_TYPE_TO_PREFIX_MAPPING[config.peft_type]
+    of_method = [name for name in parameters if f".{prefix}" in name and ".rein_query_content." not in name]
     base_config = config.base_config or {}
     pyramid = base_config.get("backbone_config")
     vit = pyramid["backbone_config"] if pyramid else base_config
@@ -154,15 +168,24 @@ def _describe(pretrained: str | os.PathLike, revision: str | None, token, cache_
         classes=tuple(id2label[index] for index in sorted(id2label, key=int)),
         crop=vit.get("image_size"),
         patch_size=vit.get("patch_size"),
-        rank=config.r or None,
-        num_tokens=config.num_tokens,
-        linked=config.link_queries and pyramid is not None,
-        rein_parameters=sum(parameters[name] for name in of_rein),
-        head_parameters=sum(parameters[name] for name in parameters.keys() - of_rein),
+        rank=config.r or None if is_rein else None,
+        num_tokens=config.num_tokens if is_rein else 0,
+        linked=is_rein and config.link_queries and pyramid is not None,
+        rein_parameters=sum(parameters[name] for name in of_method),
+        head_parameters=sum(parameters[name] for name in parameters.keys() - of_method),
         bytes=max(info.data_offsets[1] for info in tensors.values()),
         license=metadata.license if metadata else None,
         results=tuple(metadata.eval_results or ()) if metadata else (),
+        method=type(config).__name__.removesuffix("Config"),
+        settings=_settings(config),
     )
+
+
+def _settings(config: BackboneTunerConfig) -> str:
+    """The settings of a method in words; empty for Rein, whose are attributes of the description."""
+    if isinstance(config, AdaptFormerConfig):
+        return f"a bottleneck of {config.bottleneck_size} beside every MLP, scale {config.scale}"
+    return f"{config.num_prompts} prompts per block" if isinstance(config, VPTConfig) else ""
 
 
 def _weights_header(pretrained: str | os.PathLike, revision: str | None, token, cache_dir) -> SafetensorsFileMetadata:

@@ -32,10 +32,12 @@ class RecipeArguments(OptimizerArguments):
     )
     evaluate: list[str] = dataclasses.field(default_factory=list, metadata={"help": "Domains to evaluate on."})
     tuning: str = dataclasses.field(
-        default="rein", metadata={"help": "Of the backbone: rein, lora, soma, frozen or full."}
+        default="rein", metadata={"help": "rein, lora, adaptformer, vpt, soma, frozen or full."}
     )
     rein: dict | None = dataclasses.field(default=None, metadata={"help": "Arguments of ReinConfig."})
     lora: dict | None = dataclasses.field(default=None, metadata={"help": "Arguments of peft's LoraConfig."})
+    adaptformer: dict | None = dataclasses.field(default=None, metadata={"help": "Arguments of AdaptFormerConfig."})
+    vpt: dict | None = dataclasses.field(default=None, metadata={"help": "Arguments of VPTConfig."})
     soma: dict | None = dataclasses.field(default=None, metadata={"help": "Arguments of SomaConfig."})
     head: dict | None = dataclasses.field(
         default=None, metadata={"help": "Arguments of Mask2FormerConfig; with model_type: upernet of UperNetConfig."}
@@ -54,7 +56,7 @@ class RecipeArguments(OptimizerArguments):
 
 
 # Ways to tune the backbone. The head is trained alike in all of them.
-TUNINGS = ("rein", "lora", "soma", "frozen", "full")
+TUNINGS = ("rein", "lora", "adaptformer", "vpt", "soma", "frozen", "full")
 
 # The paper's recipe, and what transformers' Trainer needs to leave segmentation batches alone.
 DEFAULTS = {

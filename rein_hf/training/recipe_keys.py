@@ -121,6 +121,8 @@ _CHECKPOINTING = (
 NEEDS: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], Any]]] = {
     "rein": ("tuning", "rein", lambda values: values["tuning"] == "rein"),
     "lora": ("tuning", "lora", lambda values: values["tuning"] == "lora"),
+    "adaptformer": ("tuning", "adaptformer", lambda values: values["tuning"] == "adaptformer"),
+    "vpt": ("tuning", "vpt", lambda values: values["tuning"] == "vpt"),
     "soma": ("tuning", "soma", lambda values: values["tuning"] == "soma"),
     "num_queries": (
         "head.model_type",

@@ -1,4 +1,4 @@
-"""The dictionaries in a recipe, `rein`, `lora`, `soma` and `head`: which keys they may have, what becomes of them."""
+"""The dictionaries in a recipe, one for each tuning and `head`: which keys they may have, what becomes of them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from huggingface_hub.dataclasses import validate_typed_dict
 from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig, PeftConfig
 
+from ..adaptformer import AdaptFormerConfig
 from ..head import head_of
 from ..soma import SomaConfig
 from ..soma.config import FREE as SOMA_FREE
 from ..tuner import ReinConfig
+from ..vpt import VPTConfig
 
 
 # The paper's LoRA, 0.79M parameters in a DINOv2-L: the queries and values of every attention, and its keys too where
@@ -69,25 +71,30 @@ REFUSED_IN_HEAD = {
 
 
 def tuning_config(
-    tuning: str, num_queries: int, rein: dict | None, lora: dict | None, soma: dict | None = None
+    tuning: str, num_queries: int, arguments: dict[str, Any] | None = None
 ) -> PeftConfig | None:
     """The configuration of a recipe's adapter: the paper's, with what the recipe changes in it.
 
     Args:
-        tuning (`str`): "rein", "lora", "soma", or another, which has no adapter.
-        num_queries (`int`): object queries of the head, and Rein's tokens unless `rein` has `num_tokens`.
-        rein, lora, soma (`dict`, *optional*): arguments of [`ReinConfig`], of peft's `LoraConfig` and of
-            [`SomaConfig`].
+        tuning (`str`): one of `recipe.TUNINGS`; some have no adapter.
+        num_queries (`int`): object queries of the head, and Rein's tokens unless `arguments` have `num_tokens`.
+        arguments (`dict`, *optional*): those of [`ReinConfig`], of peft's `LoraConfig`, of [`AdaptFormerConfig`],
+            [`VPTConfig`] or [`SomaConfig`] that the recipe gives.
     """
+    given = arguments or {}
     if tuning == "rein":
-        return ReinConfig(**{"num_tokens": num_queries, **(rein or {})})
+        return ReinConfig(**{"num_tokens": num_queries, **given})
+    if tuning == "adaptformer":
+        return AdaptFormerConfig(**given)
+    if tuning == "vpt":
+        return VPTConfig(**given)
     if tuning == "soma":
-        return SomaConfig(**(soma or {}))
-    return LoraConfig(**{**LORA, **(lora or {})}) if tuning == "lora" else None
+        return SomaConfig(**given)
+    return LoraConfig(**{**LORA, **given}) if tuning == "lora" else None
 
 
 def check_sections(values: dict[str, Any]) -> None:
-    """Refuses what `rein`, `lora`, `soma` and `head` of a recipe cannot hold, also where the recipe's tuning does not
+    """Refuses what the dictionaries of the tunings and `head` cannot hold, also where the recipe's tuning does not
     use them, and mends their numbers as [`mend_numbers`] does.
 
     Args:
@@ -109,13 +116,15 @@ def check_sections(values: dict[str, Any]) -> None:
     for section, config, refused in (
         ("rein", ReinConfig, {**REFUSED_IN_ADAPTER, **REFUSED_IN_REIN}),
         ("lora", LoraConfig, REFUSED_IN_ADAPTER),
+        ("adaptformer", AdaptFormerConfig, {**REFUSED_IN_ADAPTER, **REFUSED_IN_REIN}),
+        ("vpt", VPTConfig, {**REFUSED_IN_ADAPTER, **REFUSED_IN_REIN}),
         ("soma", SomaConfig, REFUSED_IN_SOMA),
     ):
         given, kinds = values[section] or {}, get_type_hints(config)
         _check_keys(section, given, kinds, refused)
         with _named_in_errors(section):
             validate_typed_dict(TypedDict(section, kinds, total=False), given)
-            configs[section] = tuning_config(section, num_queries, given, given, given)
+            configs[section] = tuning_config(section, num_queries, given)
     if configs["lora"].r < 1:  # which peft finds only when it is applied
         raise ValueError(f"lora.r is {configs['lora'].r}; expected a rank of at least 1.")
     if values["tuning"] == "rein":

@@ -1,4 +1,5 @@
-"""Rein as a PEFT method. Importing this package registers it with peft.
+"""Rein as a PEFT method, and what it shares with the other methods of this library. Importing this package registers
+Rein with peft.
 
 peft has no plug-in mechanism for methods outside its tree (`register_peft_method` accepts members of its own enum
 only), so the three tables that method would fill are filled here.
@@ -6,6 +7,10 @@ only), so the three tables that method would fill are filled here.
 
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
+from .base import NO_DATA_PARALLEL, BackboneTunerLayer
+from .base_config import BackboneTunerConfig
+from .base_model import BackboneTuner
+from .block_list import BlockListLayer
 from .config import ReinConfig, ReinPeftType
 from .layer import ReinLayer
 from .model import ReinModel
@@ -13,7 +18,18 @@ from .queries import ReinQueries
 from .stages import ReinStages
 
 
-__all__ = ["ReinConfig", "ReinLayer", "ReinModel", "ReinQueries", "ReinStages"]
+__all__ = [
+    "NO_DATA_PARALLEL",
+    "BackboneTuner",
+    "BackboneTunerConfig",
+    "BackboneTunerLayer",
+    "BlockListLayer",
+    "ReinConfig",
+    "ReinLayer",
+    "ReinModel",
+    "ReinQueries",
+    "ReinStages",
+]
 
 PEFT_TYPE_TO_CONFIG_MAPPING[ReinPeftType.REIN] = ReinConfig
 PEFT_TYPE_TO_TUNER_MAPPING[ReinPeftType.REIN] = ReinModel

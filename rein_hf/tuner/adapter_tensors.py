@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
-from .base import ReinTunerLayer
+from .base import BackboneTunerLayer
 
 
 PEFT_PREFIX = "base_model.model."
@@ -19,7 +19,7 @@ def check_tensors(model: nn.Module, adapter_name: str, found: Iterable[str]) -> 
     peft only warns of tensors that are missing, which keep their random values, and says nothing of unknown ones.
 
     Args:
-        model: a `PeftModel`, or a base model that Rein was injected into.
+        model: a `PeftModel`, or a base model that an adapter was injected into.
         adapter_name (`str`): name of the adapter in the model.
         found: names of tensors, as in the model's state dict.
 
@@ -41,9 +41,9 @@ def check_tensors(model: nn.Module, adapter_name: str, found: Iterable[str]) -> 
 
 
 def _adapter_tensors(model: nn.Module, adapter_name: str) -> Iterable[tuple[str, str]]:
-    """Name of a module and of a tensor in it, for each tensor of an adapter: Rein's and `modules_to_save`."""
+    """Name of a module and of a tensor in it, for each tensor of an adapter: its method's and `modules_to_save`."""
     for name, module in model.named_modules():
-        if isinstance(module, ReinTunerLayer):
+        if isinstance(module, BackboneTunerLayer):
             yield from ((name, tensor) for tensor, _ in module.named_tensors(adapter_name))
         elif isinstance(module, AuxiliaryTrainingWrapper):
             yield from ((name, tensor) for tensor in module.adapter_state_dict_load_map(adapter_name).values())

@@ -30,7 +30,12 @@ class Architecture:
             ((2n - 1)^2 + 3, heads) in both directions, of which the last three are the class token's.
         arguments: what the model's `forward` needs to accept images of other sizes than the trained one.
         multiple: number of pixels that each side of an image has to be a multiple of, if it is not the patch size.
+        mlp_end: name of the module in a block, called once for the attention's output and once for the MLP's, after
+            which that output is added to the residual stream; `None` if the MLP itself is the last one before. A block
+            that has it has its attention under the name `attention`.
         unused: names of modules after the blocks, which no feature of a block goes through.
+        own_normalization: whether checkpoints of this type differ in the mean and deviation of their images, which
+            their image processors tell. All others see images normalised as ImageNet's, as in the paper.
         loaded_as: model type of the architecture to load the weights as, if the model of this type is not made for
             features.
     """
@@ -43,7 +48,9 @@ class Architecture:
     resampled: dict[str, str] = field(default_factory=dict)
     arguments: dict[str, Any] = field(default_factory=dict)
     multiple: int | None = None
+    mlp_end: str | None = None
     unused: tuple[str, ...] = ()
+    own_normalization: bool = False
     loaded_as: str | None = None
 
     def num_prefix_tokens(self, config: dict) -> int:
@@ -67,12 +74,23 @@ _ANY_SIZE = {"interpolate_pos_encoding": True}
 
 # keys: `model_type` of the configuration
 ARCHITECTURES = {
-    "beit": Architecture("layers", resampled=_VIT | {"relative_position_bias_table": "offsets"}, unused=("pooler",)),
+    "beit": Architecture(
+        "layers",
+        resampled=_VIT | {"relative_position_bias_table": "offsets"},
+        mlp_end="drop_path",
+        unused=("pooler",),
+    ),
     "clip_vision_model": Architecture("encoder.layers", resampled=_CLIP, arguments=_ANY_SIZE),
-    "dinov2": Architecture("encoder.layer", resampled=_VIT),
-    "dinov2_with_registers": Architecture("encoder.layer", resampled=_VIT),
+    "dinov2": Architecture("encoder.layer", resampled=_VIT, mlp_end="drop_path"),
+    "dinov2_with_registers": Architecture("encoder.layer", resampled=_VIT, mlp_end="drop_path"),
     # rotary positions: only the kernel depends on a size
-    "dinov3_vit": Architecture("model.layer", resampled={"patch_embeddings.weight": "kernel"}),
+    # and the satellite weights have a mean and deviation of their own
+    "dinov3_vit": Architecture(
+        "model.layer",
+        resampled={"patch_embeddings.weight": "kernel"},
+        mlp_end="drop_path",
+        own_normalization=True,
+    ),
     # Hiera. The window of its first stage, 8 positions at stride 4, is repeated over the image
     "sam2_hiera_det_model": Architecture(
         "blocks",
@@ -86,9 +104,9 @@ ARCHITECTURES = {
     "siglip_vision_model": Architecture(
         "encoder.layers", class_tokens=0, resampled=_CLIP, arguments=_ANY_SIZE, unused=("head",)
     ),
-    "vit": Architecture("layers", resampled=_VIT, arguments=_ANY_SIZE, unused=("pooler",)),
+    "vit": Architecture("layers", resampled=_VIT, arguments=_ANY_SIZE, mlp_end="dropout", unused=("pooler",)),
     # the model of pre-training drops patches at random and shuffles the others
-    "vit_mae": Architecture("layers", resampled=_VIT, arguments=_ANY_SIZE, loaded_as="vit"),
+    "vit_mae": Architecture("layers", resampled=_VIT, arguments=_ANY_SIZE, mlp_end="dropout", loaded_as="vit"),
 }
 
 

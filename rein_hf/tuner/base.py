@@ -1,4 +1,4 @@
-"""What Rein's layers have in common, as peft sees them."""
+"""What the layers of all methods in this package have in common, as peft sees them."""
 
 from __future__ import annotations
 
@@ -11,26 +11,30 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 
-NOT_MERGEABLE = (
-    "Rein cannot be merged into the backbone: its refinement depends on the features (a softmax over tokens), so no "
-    "weight of the backbone can stand for it. Use unload() to get the backbone back."
-)
 NO_DATA_PARALLEL = (
-    "Rein found itself in a replica of torch.nn.DataParallel, where its weights are missing. Use one process for each "
-    "GPU (accelerate launch, torchrun), or let the process see one GPU alone (CUDA_VISIBLE_DEVICES=0)."
+    "An adapter found itself in a replica of torch.nn.DataParallel, where its weights are missing. Use one process "
+    "for each GPU (accelerate launch, torchrun), or let the process see one GPU alone (CUDA_VISIBLE_DEVICES=0)."
 )
 
 
-class ReinTunerLayer(BaseTunerLayer):
-    """A [`ReinLayer`], [`ReinStages`] or [`ReinQueries`]: one active adapter at a time, and no way to merge."""
+class BackboneTunerLayer(BaseTunerLayer):
+    """A layer of an adapter in a vision transformer: one active adapter at a time, and no way to merge.
 
-    # adapter name -> its ReinConfig; listed here so that peft deletes it with the adapter
+    Attributes:
+        method (`str`): name of the method, for messages.
+        not_mergeable (`str`): what is said to whoever wants to merge.
+        configs (`dict[str, PeftConfig]`): configuration of each adapter, by its name.
+    """
+
+    method: str
+    not_mergeable: str
+    # listed here so that peft deletes it with the adapter
     other_param_names = ("configs",)
     # peft.helpers.disable_input_dtype_casting sets it
     cast_input_dtype_enabled = True
 
     def _set_up(self, adapter_name: str) -> None:
-        """Set what every Rein layer has, before its first adapter is added."""
+        """Set what every layer has, before its first adapter is added."""
         self.configs = {}
         self._active_adapter = adapter_name
         self._disable_adapters = False
@@ -75,50 +79,51 @@ class ReinTunerLayer(BaseTunerLayer):
         self._found_loaded.discard(adapter_name)
         for _, parameter in self.named_tensors(adapter_name):
             # the mark goes with the parameter object, which transformers replaces when it loads
-            parameter._rein_initial = "to be loaded" if config.inference_mode else "to be trained"
+            parameter._adapter_initial = "to be loaded" if config.inference_mode else "to be trained"
 
     def _check_loaded(self, adapter_name: str) -> None:
         """Refuse an adapter that was loaded in part, or was made for inference and not loaded.
 
-        `load_adapter` of transformers only logs that a tensor is missing, and calls nothing of Rein's afterwards.
+        `load_adapter` of transformers only logs that a tensor is missing, and calls nothing of the method afterwards.
         """
         tensors = dict(self.named_tensors(adapter_name))
-        marks = {name: getattr(tensor, "_rein_initial", None) for name, tensor in tensors.items()}
+        marks = {name: getattr(tensor, "_adapter_initial", None) for name, tensor in tensors.items()}
         from_transformers = any(getattr(tensor, "_is_hf_initialized", False) for tensor in tensors.values())
         initial = [
             name for name, mark in marks.items() if mark == "to be loaded" or (mark is not None and from_transformers)
         ]
         if initial:
             raise ValueError(
-                f"Rein adapter {adapter_name!r} cannot be used: {len(initial)} of its {len(tensors)} tensors in this "
-                f"{type(self).__name__} were never loaded and have random values: {', '.join(initial[:5])}. Load a "
-                "complete file; an adapter that is to be trained has inference_mode=False (load_adapter: "
+                f"{self.method} adapter {adapter_name!r} cannot be used: {len(initial)} of its {len(tensors)} tensors "
+                f"in this {type(self).__name__} were never loaded and have random values: {', '.join(initial[:5])}. "
+                "Load a complete file; an adapter that is to be trained has inference_mode=False (load_adapter: "
                 "is_trainable=True)."
             )
         self._found_loaded.add(adapter_name)
 
     def refuse_offloaded(self) -> None:
         """Refuse to add an adapter where accelerate keeps the weights of others outside of the model."""
-        if any(has_offloaded_params(getattr(self, container)) for container in self.adapter_layer_names):
+        containers = (getattr(self, name) for name in self.adapter_layer_names)
+        if any(has_offloaded_params(module) for container in containers for module in container.modules()):
             raise ValueError(
-                "No Rein adapter can be added: accelerate has offloaded the weights of this model's adapters. Add all "
-                "adapters first and offload then, or take the hooks off with "
+                f"No {self.method} adapter can be added: accelerate has offloaded the weights of this model's "
+                "adapters. Add all adapters first and offload then, or take the hooks off with "
                 "accelerate.hooks.remove_hook_from_submodules(model)."
             )
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         if not isinstance(adapter_names, str) and len(adapter_names) > 1:
             raise ValueError(
-                f"Rein works with one active adapter at a time; found {list(adapter_names)}. Two sets of tokens have "
-                "no sum: activate one of them with set_adapter."
+                f"{self.method} works with one active adapter at a time; found {list(adapter_names)}. Two of them "
+                "have no sum: activate one with set_adapter."
             )
         super().set_adapter(adapter_names, inference_mode=inference_mode)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        raise ValueError(NOT_MERGEABLE)
+        raise ValueError(self.not_mergeable)
 
     def unmerge(self) -> None:
-        raise ValueError(NOT_MERGEABLE)
+        raise ValueError(self.not_mergeable)
 
     def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device, torch.dtype]:
         """Device and type that peft gives an adapter's weights: the base's, be it blocks or an embedding."""
@@ -133,6 +138,16 @@ class ReinTunerLayer(BaseTunerLayer):
         return self.base_layer
 
 
+class ReinTunerLayer(BackboneTunerLayer):
+    """A [`ReinLayer`], [`ReinStages`] or [`ReinQueries`]."""
+
+    method = "Rein"
+    not_mergeable = (
+        "Rein cannot be merged into the backbone: its refinement depends on the features (a softmax over tokens), so "
+        "no weight of the backbone can stand for it. Use unload() to get the backbone back."
+    )
+
+
 def execution_device(module: nn.Module) -> torch.device:
     """Where a module computes: the device of its first weight, or the one accelerate will load that to."""
     device = next(module.parameters()).device
@@ -145,7 +160,7 @@ def execution_device(module: nn.Module) -> torch.device:
 def with_weights(*modules: nn.Module) -> AbstractContextManager:
     """A context in which the own weights of modules are there, even if accelerate has offloaded them.
 
-    accelerate loads them when a module is called; Rein reads them without calling.
+    accelerate loads them when a module is called; these layers read them without calling.
     """
     # no function call without a hook: torch.compile traces this
     offloaded = [module for module in modules if hasattr(module, "_hf_hook") and has_offloaded_params(module)]
@@ -182,8 +197,8 @@ def linear_weight(linear: nn.Module) -> torch.Tensor:
 
 
 def _note_loaded_tensors(module, state_dict, prefix, *_) -> None:
-    """Before `load_state_dict` writes into Rein's layer: take the marks off the tensors that it will write."""
+    """Before `load_state_dict` writes into a layer: take the marks off the tensors that it will write."""
     for name, parameter in module.named_parameters():
         found = state_dict.get(prefix + name)
-        if found is not None and found.shape == parameter.shape and hasattr(parameter, "_rein_initial"):
-            del parameter._rein_initial
+        if found is not None and found.shape == parameter.shape and hasattr(parameter, "_adapter_initial"):
+            del parameter._adapter_initial

@@ -1,4 +1,4 @@
-"""A Rein layer in the place of a list of blocks."""
+"""A layer of an adapter in the place of a list of blocks."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from .base import ReinTunerLayer
+from .base import BackboneTunerLayer
 
 
-class BlockListLayer(nn.Module, ReinTunerLayer):
-    """A Rein layer that is iterated over and indexed like the list of blocks that it replaces, `base_layer`."""
+class BlockListLayer(nn.Module, BackboneTunerLayer):
+    """A layer that is iterated over and indexed like the list of blocks that it replaces, `base_layer`."""
 
     base_layer: nn.ModuleList
 

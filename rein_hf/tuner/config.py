@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from peft import PeftConfig
+from .base_config import BackboneTunerConfig
 
 
 class ReinPeftType(str, Enum):
@@ -15,7 +15,7 @@ class ReinPeftType(str, Enum):
 
 
 @dataclass
-class ReinConfig(PeftConfig):
+class ReinConfig(BackboneTunerConfig):
     """
     Configuration of a [`ReinModel`]. A set of learnable tokens refines the features of every layer of a frozen vision
     transformer (paper section 3.2), and the same tokens become the object queries of a Mask2Former (section 3.3): the
@@ -81,35 +81,14 @@ class ReinConfig(PeftConfig):
     use_softmax: bool = field(default=True, metadata={"help": "Softmax over the tokens; False is an ablation."})
     zero_init: bool = field(default=False, metadata={"help": "Start at zero, without a scale; an ablation."})
     patch_size: int = field(default=16, metadata={"help": "Patch size in the bound of the tokens' initialisation."})
-    layers_to_transform: list[int] | int | None = field(
-        default=None, metadata={"help": "Blocks to refine, counted from 0; all by default."}
-    )
-    target_modules: list[str] | str | None = field(default=None, metadata={"help": "Name of the list of blocks."})
-    modules_to_save: list[str] | None = field(default=None, metadata={"help": "Modules trained and saved as well."})
     num_prefix_tokens: int | None = field(default=None, metadata={"help": "Tokens before the patches."})
-    hidden_size: list[int] | int | None = field(
-        default=None, metadata={"help": "Hidden size of the backbone; recorded."}
-    )
-    num_hidden_layers: list[int] | int | None = field(
-        default=None, metadata={"help": "Blocks of the backbone; recorded."}
-    )
-    base_config: dict | None = field(default=None, metadata={"help": "Configuration of the base model; recorded."})
 
     def __post_init__(self):
         super().__post_init__()
         self.peft_type = ReinPeftType.REIN
-        if isinstance(self.target_modules, list):
-            self.target_modules = set(self.target_modules)
-        if isinstance(self.layers_to_transform, int):
-            self.layers_to_transform = [self.layers_to_transform]
         if self.r is not None and self.r < 0:
             raise ValueError(f"ReinConfig.r is {self.r}; expected a rank of at least 1, or None or 0 for full tokens.")
         if self.num_tokens < 2:
             raise ValueError(
                 f"ReinConfig.num_tokens is {self.num_tokens}; expected at least 2, since the first token is a sink."
-            )
-        layers = self.layers_to_transform
-        if layers is not None and (not layers or len(set(layers)) < len(layers)):
-            raise ValueError(
-                f"ReinConfig.layers_to_transform is {layers}; expected one or more different blocks, or None for all."
             )

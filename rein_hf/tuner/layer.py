@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from .base import NO_DATA_PARALLEL, is_autocast_enabled, linear_weight, with_weights
+from .base import NO_DATA_PARALLEL, ReinTunerLayer, is_autocast_enabled, linear_weight, with_weights
 from .block_list import BlockListLayer
 from .config import ReinConfig
 from .factors import Factors, RefinementWeights, add_to_patches
@@ -21,7 +21,7 @@ from .refinement_hook import RefinementHook
 from .shared_factors import SharedFactors, compute_factors
 
 
-class ReinLayer(BlockListLayer):
+class ReinLayer(ReinTunerLayer, BlockListLayer):
     """
     A list of transformer blocks, whose outputs are refined, each with tokens of its own (paper section 3.2):
 
@@ -126,16 +126,12 @@ class ReinLayer(BlockListLayer):
         Raises:
             ValueError: `layers_to_transform` names a block that is not there.
         """
-        depth, layers = len(self.base_layer), config.layers_to_transform
-        if layers is not None and not set(layers) <= set(range(depth)):
-            raise ValueError(
-                f"ReinConfig.layers_to_transform is {list(layers)}; the backbone has blocks 0 to {depth - 1}."
-            )
+        config.check_blocks(len(self.base_layer))
         for name in self.adapter_layer_names:
             # the adapter that is replaced may have other tensors
             if adapter_name in (container := getattr(self, name)):
                 del container[adapter_name]
-        num_blocks = depth if layers is None else len(layers)
+        num_blocks = len(config.changed_blocks(len(self.base_layer)))
         for name, weight in initial_weights(config, num_blocks, self.hidden_size, query_dim).items():
             getattr(self, name)[adapter_name] = weight
         self.configs[adapter_name] = config
@@ -180,8 +176,7 @@ class ReinLayer(BlockListLayer):
 
     def refined_blocks(self, adapter_name: str) -> list[int] | range:
         """The blocks that an adapter refines, counted from 0, in the order of its tokens."""
-        layers = self.configs[adapter_name].layers_to_transform
-        return range(len(self.base_layer)) if layers is None else layers
+        return self.configs[adapter_name].changed_blocks(len(self.base_layer))
 
     def attention(self, adapter_name: str, index: int, output: torch.Tensor) -> torch.Tensor:
         """Attention S of patches to tokens (section 3.2), see [`Factors.attention`].

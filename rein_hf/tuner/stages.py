@@ -7,12 +7,13 @@ from itertools import accumulate
 
 from torch import nn
 
+from .base import ReinTunerLayer
 from .block_list import BlockListLayer
 from .config import ReinConfig
 from .layer import ReinLayer
 
 
-class ReinStages(BlockListLayer):
+class ReinStages(ReinTunerLayer, BlockListLayer):
     """
     A list of blocks in stages, refined by one [`ReinLayer`] of its own width for each stage. The object queries are
     the sum over the stages, as [`ReinQueries`] adds those of all layers that it is linked to. It takes the place of

@@ -120,3 +120,28 @@ def test_a_backbone_that_nobody_may_see_has_no_size(hub, client, tmp_path):
     assert "backbone:    user/vit\n" in seen.outputs
     missing = client.describe(pretrained="user/nobody", cache_dir=str(tmp_path / "cache"))
     assert missing.error.startswith("OSError: user/nobody is not a local folder and is not a valid model identifier")
+
+
+@pytest.mark.parametrize(
+    ("config", "count", "line"),
+    [
+        (
+            rein_hf.AdaptFormerConfig(bottleneck_size=4),
+            4 * (2 * 4 * 32 + 4 + 32),
+            "AdaptFormer: a bottleneck of 4 beside every MLP, scale 0.1",
+        ),
+        (rein_hf.VPTConfig(num_prompts=5), 4 * 5 * 32, "VPT:         5 prompts per block"),
+    ],
+)
+def test_other_methods_are_described_alike(segmenter, tmp_path, config, count, line):
+    model = rein_hf.add_adapter(segmenter, config)
+    model.save_pretrained(tmp_path)
+    found = describe(tmp_path)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert (found.rein_parameters, found.head_parameters) == (count, trained - count)
+    assert (found.method, found.rank, found.num_tokens, found.linked) == (line.split(":")[0], None, 0, False)
+    assert (found.classes, found.crop) == (("road", "car", "sky"), 64)
+    assert str(found).splitlines()[4:6] == [
+        line,
+        f"parameters:  {count:,} of {found.method}, {trained - count:,} of the head",
+    ]

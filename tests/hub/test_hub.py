@@ -164,6 +164,16 @@ def test_who_is_not_let_in_is_told(hub, load):
     assert TOKEN not in seen.error + "".join(seen.log)
 
 
+def test_a_gated_backbone_is_named_with_what_to_do(hub, load):
+    hub.repos["user/vit"].gated = True
+    error = load().error
+    assert "user/vit is a gated repository. Accept its licence at http" in error and "/user/vit, wait until" in error
+    assert "log in with `hf auth login`, or pass token=" in error and "Please log in." in error
+    hub.repos["user/vit"].allowed = False
+    error = load(token=TOKEN).error
+    assert "user/vit is a gated repository" in error and "you are not in the list" in error and TOKEN not in error
+
+
 def test_two_processes_may_download_at_once(hub, client, expected, adapter_folder, tmp_path):
     other = HubClient(hub, tmp_path / "home")
     other.load(pretrained="user/nobody")  # all is imported: from here on both are as fast

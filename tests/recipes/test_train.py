@@ -10,6 +10,7 @@ from PIL import Image
 import rein_hf
 from rein_hf.commands import evaluate, train
 from rein_hf.training import SegmentationTrainer
+from tests.support import vision_encoders
 from tests.support.runs import adapter_weights, run_recipe
 
 
@@ -56,6 +57,45 @@ def test_an_interrupted_run_resumes_and_ends_with_the_same_weights(recipe, tmp_p
     straight, resumed = adapter_weights(tmp_path / "straight"), adapter_weights(tmp_path / "out")
     assert straight.keys() == resumed.keys()
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+@pytest.mark.parametrize(
+    ("tuning", "section", "shapes"),
+    [
+        ("adaptformer", "{bottleneck_size: 4}", {(4, 32), (4,), (32, 4), (32,)}),
+        ("vpt", "{num_prompts: 5}", {(4, 5, 32)}),
+    ],
+)
+def test_other_methods_train_save_and_load_like_rein(recipe, tmp_path, pixel_values, tuning, section, shapes):
+    """Two steps, then all from the run's own folder: outputs, description."""
+    trainer = run_recipe(recipe, "--tuning", tuning, f"--{tuning}", section, "--max_steps", "2")
+    (group,) = {
+        (group["lr"], group["weight_decay"])
+        for group in trainer.optimizer.param_groups
+        if any(f".{tuning}_" in name for name in group.get("names", []))
+    }
+    assert group == (0.0, 0.05)  # after the last step
+    trained, loaded = trainer.model.eval(), rein_hf.from_pretrained(tmp_path / "out")
+    of_method = {name: p for name, p in trained.named_parameters() if f".{tuning}_" in name}
+    assert {tuple(p.shape) for p in of_method.values()} == shapes
+    fresh = train.build_model(train.parse([str(recipe), "--tuning", tuning, f"--{tuning}", section])[0], {0: "road"})
+    zero = {name for name, p in fresh.named_parameters() if not p.any()}
+    assert all(of_method[name].any() for name in zero & of_method.keys())  # Up has left zero
+    with torch.no_grad():
+        expected, found = (model.requires_grad_(False)(pixel_values=pixel_values) for model in (trained, loaded))
+    assert torch.equal(found.masks_queries_logits, expected.masks_queries_logits)
+    assert torch.equal(found.class_queries_logits, expected.class_queries_logits)
+    described = rein_hf.describe(tmp_path / "out")
+    assert described.method.lower() == tuning
+    assert described.rein_parameters == sum(p.numel() for p in of_method.values())
+    head = sum(p.numel() for name, p in trained.named_parameters() if ".modules_to_save." in name)
+    assert described.head_parameters == head
+
+
+def test_vpt_where_no_prompt_has_a_place_says_what_to_use(recipe, tmp_path):
+    backbone = vision_encoders.write_encoder("sam2 hiera", tmp_path / "hiera")
+    with pytest.raises(ValueError, match="VPT cannot tune a sam2_hiera_det_model: .* Use Rein, AdaptFormer or LoRA"):
+        run_recipe(recipe, "--tuning", "vpt", "--backbone", backbone)
 
 
 @pytest.mark.parametrize(("tuning", "trained"), [("frozen", False), ("full", True)])
@@ -108,7 +148,7 @@ def test_fewer_images_at_once_are_accumulated_to_the_same_batch(recipe):
     ("overrides", "message"),
     [
         (["--max_stepz", "3"], r"tiny.yaml: unknown key 'max_stepz', did you mean 'max_steps'\?"),
-        (["--tuning", "ia3"], "tuning is 'ia3'; expected one of rein, lora, "),
+        (["--tuning", "bitfit"], "tuning is 'bitfit'; expected one of rein, lora, adaptformer, vpt, soma, "),
         (["--max_steps"], "tiny.yaml: --max_steps has no value"),
         (["--per_device_train_batch_size", "3"], "total_batch_size 2 is not a multiple of 3 images on each of 1 proc"),
         (["--rein.rank", "3"], "tiny.yaml: unknown key 'rein.rank'"),

@@ -29,7 +29,7 @@ def launched(name: str):
 
 
 def test_there_is_a_file_for_each_way():
-    assert set(FILES) == {"cpu", "gpu", "gpus", "fsdp2", "deepspeed_zero2"}
+    assert set(FILES) == {"cpu", "gpu", "gpus", "fsdp2", "fsdp2_dinov3", "deepspeed_zero2"}
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpus"])
@@ -45,8 +45,9 @@ def test_one_gpu_has_bfloat16():
     assert environment["ACCELERATE_MIXED_PRECISION"] == "bf16" and args.num_processes == 1 and not args.multi_gpu
 
 
-def test_fsdp2_saves_whole_models():
-    args = launched("fsdp2")
+@pytest.mark.parametrize(("name", "block"), [("fsdp2", "Dinov2Layer"), ("fsdp2_dinov3", "DINOv3ViTLayer")])
+def test_fsdp2_saves_whole_models(name, block):
+    args = launched(name)
     environment = prepare_multi_gpu_env(args)
     assert args.use_fsdp and environment["FSDP_VERSION"] == "2"
     ours = {key: value for key, value in environment.items() if key.startswith(("FSDP_", "ACCELERATE_"))}
@@ -54,7 +55,7 @@ def test_fsdp2_saves_whole_models():
         plugin = FullyShardedDataParallelPlugin()
     assert plugin.fsdp_version == 2 and plugin.reshard_after_forward is True
     assert "FULL_STATE_DICT" in str(plugin.state_dict_type)
-    assert plugin.transformer_cls_names_to_wrap == ["Dinov2Layer", "TransformerDecoderLayer"]
+    assert plugin.transformer_cls_names_to_wrap == [block, "TransformerDecoderLayer"]
 
 
 def test_deepspeed_is_what_it_says():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -20,6 +22,8 @@ from transformers import (
 )
 
 import rein_hf
+from rein_hf.backbone import backbone_of
+from rein_hf.commands.train import cast_backbone
 from rein_hf.training import LORA
 
 
@@ -96,6 +100,23 @@ def test_lora():
     assert sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad) == 786_432
 
 
+@pytest.mark.parametrize(
+    ("config", "count"),
+    [
+        (rein_hf.AdaptFormerConfig(), 24 * (1024 * 64 + 64 + 64 * 1024 + 1024)),  # 3.17M in the paper
+        (rein_hf.VPTConfig(), 24 * 150 * 1024),  # 3.69M in the paper
+    ],
+)
+@pytest.mark.parametrize("vit", ["DINOv2-L", "CLIP-L", "DINOv3-L"])
+def test_other_methods(vit, config, count):
+    """On every backbone of that size alike: no other module trains."""
+    vit = Dinov2Config(**VITS["L"], **CROP) if vit == "DINOv2-L" else OTHERS[vit]
+    with torch.device("meta"):
+        encoder = rein_hf.ViTPyramidBackbone(rein_hf.ViTPyramidConfig(backbone_config=vit))
+        model = get_peft_model(encoder, copy.copy(config))
+    assert model.get_nb_trainable_parameters()[0] == count
+
+
 def formula(width: int, depth: int, m: int = 100, r: int = 16, q: int = 256) -> int:
     """Of one stack of blocks, as in the paper: tokens, W_T and W_f, W_Q, W_M, scale."""
     return depth * (m * r + r * width) + 2 * (width**2 + width) + (width + 1) * q + (3 * q + 1) * q + 1
@@ -118,6 +139,35 @@ def formula(width: int, depth: int, m: int = 100, r: int = 16, q: int = 256) -> 
 )
 def test_rein_on_others(vit, rein):
     assert counts(OTHERS[vit])["rein"] == rein
+
+
+def test_dinov3_7b_without_memory():
+    """Its backbone frozen in bfloat16, and its forward pass at the recipe's crop; Rein and the maps are in float32."""
+    vit = DINOv3ViTConfig(
+        hidden_size=4096,
+        intermediate_size=8192,
+        num_hidden_layers=40,
+        num_attention_heads=32,
+        num_register_tokens=4,
+        use_gated_mlp=True,
+        image_size=512,
+    )
+    config = rein_hf.ViTPyramidConfig(backbone_config=vit)
+    with torch.device("meta"):
+        base = Mask2FormerForUniversalSegmentation(Mask2FormerConfig(backbone_config=config, num_labels=19))
+        cast_backbone(backbone_of(base))
+        model = rein_hf.add_rein(base)
+        backbone_of(model).activation_checkpointing_enable()
+        maps = backbone_of(model.train())(torch.zeros(1, 3, 512, 512)).feature_maps
+    assert [(features.dtype, *features.shape[1:]) for features in maps] == [
+        (torch.float32, 4096, side, side) for side in (128, 64, 32, 16)
+    ]
+    of_vit = {name: p for name, p in model.named_parameters() if ".vit." in name}
+    rein = [p for name, p in of_vit.items() if ".rein_" in name]
+    assert sum(p.numel() for p in rein) == formula(4096, 40) == 37_493_761
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in rein)
+    frozen = [p for name, p in of_vit.items() if ".rein_" not in name]
+    assert not any(p.requires_grad for p in frozen) and {p.dtype for p in frozen} == {torch.bfloat16}
 
 
 def test_rein_without_link():
