@@ -126,6 +126,7 @@ def load_folder(root: str | Path, split: str | None = None, name: str | None = N
         classes.names,
         classes.class_of_train_id,
         assumption=classes.assumption,
+        palette=classes.palette,
     )
 
 
