@@ -8,7 +8,7 @@ from .backbone import ViTPyramidBackbone, ViTPyramidConfig
 from .evaluation import MeanIoU
 from .head import HEAD_MODULES
 from .hub import Description, describe
-from .inference import ReinImageProcessor, predict_labels, segment, semantic_scores, slide_inference
+from .inference import ReinImageProcessor, Segmentation, predict_labels, segment, semantic_scores, slide_inference
 from .loading import from_pretrained
 from .segmenter import add_adapter, add_rein, build_image_processor, build_segmenter
 from .tuner import ReinConfig, ReinLayer, ReinModel, ReinQueries, ReinStages
@@ -26,6 +26,7 @@ __all__ = [
     "ReinModel",
     "ReinQueries",
     "ReinStages",
+    "Segmentation",
     "ViTPyramidBackbone",
     "ViTPyramidConfig",
     "add_adapter",

@@ -216,7 +216,9 @@ def palette_of_model(config: Any) -> list[tuple[int, int, int]]:
     """
     names = class_names_of(config.id2label, "id2label")
     palette = getattr(config, "palette", None)
-    return palette_of(names) if palette is None else check_palette(palette, len(names), "palette of the model's config")
+    return (
+        palette_of(names) if palette is None else check_palette(palette, len(names), "palette of the model's config")
+    )
 
 
 def _is_colour(colour: Any) -> bool:

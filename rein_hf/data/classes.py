@@ -13,8 +13,8 @@ from .decoding import LabelDecoder, ids_from_channel
 
 class FolderClasses(NamedTuple):
     """The names of the classes by id, how labels are decoded, the class of each train id where the classes are not
-    Cityscapes', what was assumed, in a sentence, where the folder does not say it, and the colours of the classes where
-    it does."""
+    Cityscapes', what was assumed, in a sentence, where the folder does not say it, and the classes' colours where it
+    does."""
 
     names: tuple[str, ...]
     decoder: LabelDecoder

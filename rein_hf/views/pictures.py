@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 
 # Colours (R, G, B) by class id, or a model, whose classes have colours.
 Palette = Sequence[tuple[int, int, int]] | Any
+CITYSCAPES_COLOURS = tuple(CITYSCAPES.values())
 
 
 # The longest side, in pixels, of a picture that is written as JPEG.
 JPEG_SIDE = 65500
 
 
-def colorize(label: np.ndarray, palette: Palette = tuple(CITYSCAPES.values())) -> Image.Image:
+def colorize(label: np.ndarray, palette: Palette = CITYSCAPES_COLOURS) -> Image.Image:
     """A label map (H, W) of class ids in the colours of its classes, as an RGB image. Ids that the palette has no
     colour for are black, and so is 255, the label of pixels that do not count.
 
@@ -62,7 +63,7 @@ def colours_of(palette: Palette) -> list[tuple[int, int, int]]:
     return list(palette)
 
 
-def palette_image(label: np.ndarray, palette: Palette = tuple(CITYSCAPES.values())) -> Image.Image:
+def palette_image(label: np.ndarray, palette: Palette = CITYSCAPES_COLOURS) -> Image.Image:
     """A label map (H, W) of class ids as an image of mode P: its values are the ids, and viewers show the colours of
     the classes, which the file holds. `numpy.asarray` of such a PNG, opened by Pillow, is the label map again.
 
@@ -74,14 +75,14 @@ def palette_image(label: np.ndarray, palette: Palette = tuple(CITYSCAPES.values(
     """
     picture = Image.fromarray(np.asarray(label, np.uint8)).convert("L")
     # all 256 entries: ids without a colour are black
-    picture.putpalette([value for colour in colours_of(palette) for value in colour] + [0] * 768)
+    picture.putpalette([value for colour in [*colours_of(palette), *[(0, 0, 0)] * 256][:256] for value in colour])
     return picture
 
 
 def overlay(
     image: Image.Image,
     label: np.ndarray,
-    palette: Palette = tuple(CITYSCAPES.values()),
+    palette: Palette = CITYSCAPES_COLOURS,
     opacity: float = 0.5,
 ) -> Image.Image:
     """An image (W x H), turned upright as its EXIF says, with the colours of its label map (H, W) over it, `opacity`
