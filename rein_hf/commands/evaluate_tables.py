@@ -29,23 +29,38 @@ def class_table(results: dict, names: dict[str, str], domain: str, scored: Seque
     """
     first = results[next(iter(names))][domain]
     pixels = np.array(first["confusion"]).sum(axis=1)
-    lines = [
-        "| " + " | ".join([f"IoU on {domain}", "pixels", *names.values()]) + " |",
-        "|---" * (2 + len(names)) + "|",
-    ]
+    rows = [[f"IoU on {domain}", "pixels", *names.values()]]
     for count, label in zip(pixels.tolist(), first["per_class_iou"], strict=True):
         values = [results[path][domain]["per_class_iou"][label] for path in names]
-        cells = ["-" if math.isnan(value) else f"{100 * value:.2f}" for value in values]
         share = f"{count / pixels.sum():.2%}" if count else "absent"
-        lines.append("| " + " | ".join([label if label in scored else f"({label})", share, *cells]) + " |")
-    means = [results[path][domain]["mean_iou"] for path in names]
-    lines.append("| " + " | ".join(["**mean**", "", *(f"{100 * mean:.2f}" for mean in means)]) + " |")
+        rows.append([label if label in scored else f"({label})", share, *map(_percent, values)])
+    rows.append(["**mean**", "", *(_percent(results[path][domain]["mean_iou"]) for path in names)])
+    lines = aligned(rows)
     if not pixels.all():
         lines.append(
             "absent: no pixel of the truth has the class. Its IoU is - if it is not predicted either (left out of the "
             "mean), 0.00 if it is (counted)."
         )
     return "\n".join(lines)
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.2f}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table in markdown whose columns are aligned on a screen too: the first at the left, the others,
+    of numbers, at the right. The first row is the head."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return [lines[0], "| " + " | ".join(rule) + " |", *lines[1:]]
 
 
 def results_table(results: dict, names: dict[str, str], domains: list[str]) -> str:

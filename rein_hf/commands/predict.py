@@ -153,7 +153,10 @@ def draw_overlay(args: PredictionArguments, model: torch.nn.Module, image: Image
         return picture
     names = class_names_of(model.config.id2label, "id2label")
     legend = list(zip(names, palette_of_model(model.config), strict=True))
-    return with_legend(picture, legend, size=max(15, picture.height // 40))
+    picture = with_legend(picture, legend, size=max(15, picture.height // 40))
+    if picture.height > JPEG_SIDE:
+        raise ValueError(f"With a legend the overlay has {picture.height} lines; JPEG holds {JPEG_SIDE} at most.")
+    return picture
 
 
 def check_videos(videos: list[Path], args: PredictionArguments) -> None:

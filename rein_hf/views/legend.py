@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..labels import IGNORE
+
 
 Legend = Sequence[tuple[str, tuple[int, int, int]]]  # name and colour (R, G, B) of each class
 
@@ -54,13 +56,19 @@ def _letters_of(path: str) -> frozenset[str]:
         return frozenset()
 
 
-def legend_of(labels: Iterable[np.ndarray], names: Sequence[str], palette: Legend) -> Legend:
-    """Name and colour of the classes that occur in some label maps, in the order of their ids, for a
-    [`draw_legend`]."""
+def legend_of(labels: Iterable[np.ndarray], names: Sequence[str], palette: Sequence[tuple[int, int, int]]) -> Legend:
+    """Name and colour of the classes that occur in some label maps, in the order of their ids, and of pixels that do
+    not count, where there are any.
+
+    Args:
+        labels: maps (H, W) of class ids.
+        names, palette: name and colour (R, G, B) of each class, by id.
+    """
     present = np.zeros(256, bool)
     for label in labels:
         present[np.unique(np.asarray(label))] = True
-    return [(name, colour) for name, colour, shown in zip(names, palette, present, strict=False) if shown]
+    classes = [(name, colour) for name, colour, shown in zip(names, palette, present, strict=False) if shown]
+    return [*classes, ("(does not count)", (0, 0, 0))] if present[IGNORE] else classes
 
 
 def merge_legends(legends: Iterable[Legend]) -> Legend:
