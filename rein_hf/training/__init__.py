@@ -1,18 +1,24 @@
 """Training: recipe files, the Trainer, the optimizer's parameter groups, checkpoints that survive interruptions."""
 
 from .optim import param_groups
+from .progress import CURVES, PICTURES, check_trackers
 from .recipe import TUNINGS, RecipeArguments, config_fixed_on_resume, read_recipe
+from .recipe_defaults import VALIDATION
 from .recipe_sections import LORA, tuning_config
 from .saving import FINAL_WEIGHTS
 from .trainer import SegmentationTrainer
 
 
 __all__ = [
+    "CURVES",
     "FINAL_WEIGHTS",
     "LORA",
+    "PICTURES",
     "RecipeArguments",
     "SegmentationTrainer",
     "TUNINGS",
+    "VALIDATION",
+    "check_trackers",
     "config_fixed_on_resume",
     "param_groups",
     "read_recipe",

@@ -18,6 +18,7 @@ from transformers import HfArgumentParser, TrainingArguments, get_scheduler
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
 from ..files import parse_yaml, read_yaml
+from .recipe_defaults import VALIDATION, evaluation_defaults, report_default
 from .recipe_keys import check_needs, check_trainer_keys
 from .recipe_sections import check_sections, mend_numbers, suggestion
 
@@ -47,6 +48,7 @@ class RecipeArguments:
     )
     total_batch_size: int = dataclasses.field(default=4, metadata={"help": "Images per step, over all processes."})
     eval_limit: int | None = dataclasses.field(default=None, metadata={"help": "Images per domain while training."})
+    eval_pictures: int = dataclasses.field(default=4, metadata={"help": "Of validation images, at each evaluation."})
 
 
 # Ways to tune the backbone. The head is trained alike in all of them.
@@ -62,10 +64,11 @@ DEFAULTS = {
     "max_grad_norm": 0.0,
     "train_sampling_strategy": "sequential",  # TrainingSamples is in random order already
     "remove_unused_columns": False,
+    "logging_steps": 50,
     "save_total_limit": 2,
-    "metric_for_best_model": "miou",
+    "metric_for_best_model": VALIDATION,
     "logging_nan_inf_filter": False,  # it would hide such a loss from the log, and waits for the device at every step
-    "report_to": "none",
+    "report_to": report_default(),
     "hub_strategy": "end",  # the others push checkpoints, with pickled arguments
 }
 
@@ -100,6 +103,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe
         _check_types(given)
         overridden = {key.removeprefix("--").partition(".")[0] for key in overrides[::2]}
         defaults = {**_defaults(TrainingArguments), **_defaults(RecipeArguments), **DEFAULTS}
+        defaults |= evaluation_defaults(given, given.get("max_steps", defaults["max_steps"]))
         check_trainer_keys(given, defaults)
         check_needs(file, given, overridden, defaults)
         values = _with_defaults(given, f"outputs/{Path(path).stem}")
@@ -170,6 +174,7 @@ def _check_types(values: dict[str, Any]) -> None:
 def _with_defaults(given: dict[str, Any], output_dir: str) -> dict[str, Any]:
     """A recipe's values, and the paper's where it gives none."""
     values = {**_defaults(RecipeArguments), **copy.deepcopy(DEFAULTS), "output_dir": output_dir, **given}
+    values |= evaluation_defaults(given, values["max_steps"])
     kind, kwargs = values["lr_scheduler_type"], given.get("lr_scheduler_kwargs") or {}
     if not isinstance(kwargs, dict):
         raise ValueError(f"lr_scheduler_kwargs is {kwargs!r}; expected keys with values.")
@@ -184,10 +189,10 @@ def _check_values(values: dict[str, Any]) -> None:
     """Refuses values that make no sense, alone or together, before anything is loaded."""
     missing = sorted(key for key in ("backbone", "train") if not values.get(key))
     if missing:
-        raise ValueError(f"{missing} missing.")
-    for key in POSITIVE_KEYS:
-        if values[key] is not None and values[key] < 1:
-            raise ValueError(f"{key} is {values[key]}; expected 1 at least.")
+        raise ValueError(f"{missing} missing; a folder of your own is given by --data DIR.")
+    for key in (*POSITIVE_KEYS, "eval_pictures"):
+        if values[key] is not None and values[key] < (least := int(key in POSITIVE_KEYS)):
+            raise ValueError(f"{key} is {values[key]}; expected {least} at least.")
     if values["tuning"] not in TUNINGS:
         raise ValueError(f"tuning is {values['tuning']!r}; expected one of {', '.join(TUNINGS)}.")
     dtype, tuning = values["backbone_dtype"], values["tuning"]

@@ -52,6 +52,33 @@ def plot_confusion(confusion: np.ndarray, classes: Sequence[str], title: str, pa
     _save(figure, path, dpi=130)
 
 
+def plot_curves(
+    losses: Sequence[tuple[int, float]], scores: Mapping[str, Sequence[tuple[int, float]]], path: Path
+) -> None:
+    """The losses of a run and the mIoU in percent of each domain over its steps, one below the other, written to
+    `path`.
+
+    Args:
+        losses: pairs of step and loss, may be none.
+        scores: pairs of step and mIoU of each domain, may be none.
+    """
+    shown = [part for part in ("loss", "mIoU (%)") if (losses if part == "loss" else scores)]
+    figure = Figure(figsize=(8, 3 * len(shown)), layout="constrained")
+    for axes, part in zip(figure.subplots(len(shown), squeeze=False, sharex=True)[:, 0], shown, strict=True):
+        if part == "loss":
+            axes.plot(*zip(*losses, strict=True), marker=".", color="gray")
+        else:
+            for domain, points in scores.items():
+                steps, values = zip(*points, strict=True)
+                axes.plot(steps, values, marker="o", label=f"{domain}, last {values[-1]:.1f}")
+            figure.legend(loc="outside lower center", ncols=3, fontsize="small")
+        axes.set_ylabel(part)
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.3)
+    axes.set_xlabel("step")
+    _save(figure, path, dpi=110)
+
+
 def plot_robustness(
     curves: Mapping[str, Mapping[str, Mapping[str, float]]], clean: Mapping[str, float], title: str, path: Path
 ) -> None:
