@@ -35,6 +35,7 @@ from ..training import (
     check_trackers,
     checkpoints,
     config_fixed_on_resume,
+    draw_curves,
     read_recipe,
     tuning_config,
 )
@@ -68,6 +69,7 @@ def main(recipe: RecipeArguments, args: TrainingArguments) -> SegmentationTraine
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_state()
     trainer.save_model()
+    draw_curves(trainer)
     resumed_at = int(checkpoint.rpartition("-")[2]) if checkpoint else 0
     say(args, closing_lines(trainer, recipe, time.monotonic() - begun, resumed_at))
     return trainer

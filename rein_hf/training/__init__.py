@@ -1,7 +1,7 @@
 """Training: recipe files, the Trainer, the optimizer's parameter groups, checkpoints that survive interruptions."""
 
 from .optim import param_groups
-from .progress import CURVES, PICTURES, check_trackers
+from .progress import CURVES, PICTURES, check_trackers, draw_curves
 from .recipe import TUNINGS, RecipeArguments, config_fixed_on_resume, read_recipe
 from .recipe_defaults import VALIDATION
 from .recipe_sections import LORA, tuning_config
@@ -20,6 +20,7 @@ __all__ = [
     "VALIDATION",
     "check_trackers",
     "config_fixed_on_resume",
+    "draw_curves",
     "param_groups",
     "read_recipe",
     "tuning_config",

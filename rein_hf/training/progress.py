@@ -105,8 +105,6 @@ def report_evaluation(trainer: SegmentationTrainer, results: Mapping[str, Mappin
         results: of each domain, as [`MeanIoU.compute`] gives them.
         sheet: of [`draw_validation`].
     """
-    from ..views.plots import plot_curves  # needs matplotlib
-
     step, folder = trainer.state.global_step, Path(trainer.args.output_dir)
     scalars = {
         f"eval_{domain}_iou/{name}": 100 * value
@@ -117,14 +115,22 @@ def report_evaluation(trainer: SegmentationTrainer, results: Mapping[str, Mappin
     # not by trainer.log: they would fill the terminal and the state of the run
     for callback in trackers(trainer):
         callback.on_log(trainer.args, trainer.state, trainer.control, logs=dict(scalars), model=trainer.model)
-    folder.mkdir(parents=True, exist_ok=True)
-    losses, scores = curves_of(trainer.state.log_history)
-    if losses or scores:
-        plot_curves(losses, scores, folder / CURVES)
+    draw_curves(trainer)
     if sheet is not None:
-        (folder / PICTURES).mkdir(exist_ok=True)
+        (folder / PICTURES).mkdir(parents=True, exist_ok=True)
         save_picture(sheet, folder / PICTURES / f"step_{step:06}.png")
         show_in_trackers(trainer, sheet, step)
+
+
+def draw_curves(trainer: SegmentationTrainer) -> None:
+    """Draws the losses and scores of the run so far, on the main process."""
+    from ..views.plots import plot_curves  # needs matplotlib
+
+    losses, scores = curves_of(trainer.state.log_history)
+    if trainer.is_world_process_zero() and (losses or scores):
+        folder = Path(trainer.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        plot_curves(losses, scores, folder / CURVES)
 
 
 def trackers(trainer: SegmentationTrainer) -> Iterator[TrainerCallback]:
@@ -151,6 +157,6 @@ def curves_of(
     scores: dict[str, list[tuple[int, float]]] = {}
     for entry in log_history:
         for key, value in entry.items():
-            if key.startswith("eval_") and key.endswith("_miou"):
+            if key.startswith("eval_") and key.endswith("_miou") and key != "eval_miou":  # which is their mean
                 scores.setdefault(key.removeprefix("eval_").removesuffix("_miou"), []).append((entry["step"], value))
     return losses, scores

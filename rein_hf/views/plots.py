@@ -72,6 +72,7 @@ def plot_curves(
                 steps, values = zip(*points, strict=True)
                 axes.plot(steps, values, marker="o", label=f"{domain}, last {values[-1]:.1f}")
             figure.legend(loc="outside lower center", ncols=3, fontsize="small")
+            axes.set_ylim(bottom=0)
         axes.set_ylabel(part)
         axes.set_xlim(left=0)
         axes.grid(alpha=0.3)
