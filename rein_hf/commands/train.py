@@ -223,7 +223,8 @@ def parse(argv: list[str]) -> tuple[RecipeArguments, TrainingArguments]:
     try:
         overrides = to_overrides(argv[1:], path)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        message = " ".join(str(error).split())  # of YAML it has several lines
+        raise ValueError(message if str(path) in message else f"{path}: {message}") from error
     try:
         return read_recipe(path, overrides)
     except ValueError as error:  # of YAML and of huggingface_hub they have several lines

@@ -70,6 +70,8 @@ def help_text(description: str, path: Path | None) -> str:
             "lora.KEY: those of peft's LoraConfig; " + ", ".join(f"{key} {value}" for key, value in LORA.items()),
             "head.KEY: those of transformers' Mask2FormerConfig; of UperNetConfig with --head.model_type upernet",
             "",
+            "--data DIR: a folder of your own, images/, labels/ and classes.json, in the place of --train, --evaluate "
+            "and --crop",
             "also: " + ", ".join(f"--{name} = --{key}" for name, key in ALIASES.items()),
         ]
     )

@@ -28,10 +28,13 @@ def to_overrides(words: Sequence[str], path: str) -> list[str]:
 
     Args:
         words: what follows the recipe.
-        path: the recipe's file, to answer in steps if a number of epochs is given.
+        path: the recipe's file, to know what `--data` need not replace, and to answer in steps if a number of epochs
+            is given.
 
     Raises:
-        ValueError: a key has no value or too many, or is a number of epochs.
+        OSError: the folder that `--data` names is no folder of data.
+        ValueError: a key has no value or too many, or is a number of epochs; nothing names data; the folder that
+            `--data` names is not as it should be.
     """
     types = {**get_type_hints(RecipeArguments), **get_type_hints(TrainingArguments)}
     pairs, epochs, data = [], None, None
@@ -42,10 +45,12 @@ def to_overrides(words: Sequence[str], path: str) -> list[str]:
             data = _to_yaml(key, values, str)
         else:
             pairs += [f"--{key}", _to_yaml(key, values, types.get(key))]
+    file, given = read_yaml(path), {key.removeprefix("--") for key in pairs[::2]}
     if data is not None:
-        given = {key.removeprefix("--") for key in pairs[::2]} | ({"crop"} & read_yaml(path).keys())
-        for key, value in own_data_keys(data, given).items():
+        for key, value in own_data_keys(data, given | ({"crop"} & file.keys())).items():
             pairs += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
+    elif "train" not in {*file, *given}:
+        raise ValueError("it names no data; expected --data DIR, a folder of your own, or --train.")
     if epochs is not None:
         raise ValueError(steps_of_epochs(epochs, path, pairs))
     return pairs

@@ -189,7 +189,7 @@ def _check_values(values: dict[str, Any]) -> None:
     """Refuses values that make no sense, alone or together, before anything is loaded."""
     missing = sorted(key for key in ("backbone", "train") if not values.get(key))
     if missing:
-        raise ValueError(f"{missing} missing; a folder of your own is given by --data DIR.")
+        raise ValueError(f"{missing} missing.")
     for key in (*POSITIVE_KEYS, "eval_pictures"):
         if values[key] is not None and values[key] < (least := int(key in POSITIVE_KEYS)):
             raise ValueError(f"{key} is {values[key]}; expected {least} at least.")

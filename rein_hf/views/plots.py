@@ -27,6 +27,7 @@ def plot_iou(per_class: Mapping[str, Mapping[str, float]], title: str, path: Pat
     classes = list(next(iter(per_class.values())))
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axes.set(ylabel="IoU (%)", ylim=(0, 100), title=title)
+    axes.set_axisbelow(True)  # the grid is behind the bars
     axes.grid(axis="y", alpha=0.3)
     figure.legend(loc="outside lower center", ncols=min(len(per_class), 3), fontsize="small")
     _save(figure, path, dpi=130)

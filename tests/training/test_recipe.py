@@ -145,7 +145,7 @@ def test_keys_that_follow_from_others_are_refused(file, key):
         ({"backbone_dtype": "bfloat16", "tuning": "full"}, "backbone_dtype is 'bfloat16' with tuning 'full'"),
         ({"weights": {"data": "much"}}, "weights are {'data': 'much'}; expected a positive number for each source."),
         ({"weights": {"data": 0}}, "weights are {'data': 0}; expected a positive number for each source."),
-        ({"train": []}, "['train'] missing; a folder of your own is given by --data DIR."),
+        ({"train": []}, "['train'] missing."),
         ({"eval_strategy": "steps"}, "eval_strategy is 'steps', but evaluate names no domain to evaluate on."),
         ({"eval_on_start": True}, "eval_on_start is True, but evaluate names no domain to evaluate on."),
         ({"save_strategy": "best"}, "save_strategy is 'best', but eval_strategy is 'no': no checkpoint"),
