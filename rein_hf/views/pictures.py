@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ..files import atomic_write
-from ..images import upright_rgb
+from ..images import open_image, upright_rgb
 from ..labels import CITYSCAPES, MAX_CLASSES, palette_of_model
 from .legend import Legend, draw_legend, font_for
 
@@ -80,7 +81,7 @@ def palette_image(label: np.ndarray, palette: Palette = CITYSCAPES_COLOURS) -> I
 
 
 def overlay(
-    image: Image.Image,
+    image: Image.Image | str | os.PathLike,
     label: np.ndarray,
     palette: Palette = CITYSCAPES_COLOURS,
     opacity: float = 0.5,
@@ -89,13 +90,16 @@ def overlay(
     from 0 to 1: `overlay(photo, labels, model)`.
 
     Args:
-        image, label: the image and its map.
+        image: a Pillow image or the path of one.
+        label: its map.
         palette: as for [`colorize`].
 
     Raises:
-        ValueError: the label map is of another size than the upright image; as for [`colorize`].
+        ValueError: the image cannot be read; the label map is of another size than the upright image; as for
+            [`colorize`].
     """
-    image, colours = upright_rgb(image), colorize(np.asarray(label), palette)
+    image = upright_rgb(image) if isinstance(image, Image.Image) else open_image(image)
+    colours = colorize(np.asarray(label), palette)
     if image.size != colours.size:
         raise ValueError(
             f"label is a map of {colours.width}x{colours.height} pixels; expected {image.width}x{image.height}, the "

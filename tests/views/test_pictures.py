@@ -99,7 +99,7 @@ def test_classes_have_the_colours_of_their_names():
     assert len(set(colours)) == 4 and all(0 <= value <= 255 for colour in colours for value in colour)
 
 
-def test_pictures_are_upright():
+def test_pictures_are_upright(tmp_path):
     """An overlay of what `segment` gives, which is a map of the upright photo."""
     photo = Image.new("RGB", (4, 2), (200, 100, 0))
     photo.putpixel((0, 0), (0, 0, 0))
@@ -107,6 +107,9 @@ def test_pictures_are_upright():
     picture = overlay(photo, np.full((4, 2), 1, np.uint8), [(0, 0, 0), (100, 100, 100)])
     assert picture.size == (2, 4)
     assert picture.getpixel((1, 0)) == (50, 50, 50) and picture.getpixel((0, 0)) == (150, 100, 50)
+    photo.save(tmp_path / "photo.png", exif=photo.getexif())
+    again = overlay(tmp_path / "photo.png", np.full((4, 2), 1, np.uint8), [(0, 0, 0), (100, 100, 100)])
+    assert again.tobytes() == picture.tobytes()
     with pytest.raises(ValueError, match="label is a map of 4x2 pixels; expected 2x4, the size of the upright image"):
         overlay(photo, np.zeros((2, 4), np.uint8))
 
