@@ -42,6 +42,11 @@ HELP = {
     "output_dir": ("Folder of the run.", "outputs/RECIPE"),
     "per_device_train_batch_size": ("Images that a process takes at once.", "total_batch_size / processes"),
     "use_cpu": ("Train on the CPU.", "where there is no GPU"),
+    "eval_strategy": ("When to evaluate: no, steps or epoch.", "steps where evaluate names domains"),
+    "eval_steps": ("Steps between evaluations.", "max_steps / 10, 200 at least"),
+    "eval_limit": ("Images per domain while training.", "50 where eval_strategy is not given"),
+    "metric_for_best_model": ("NAME_miou or miou.", "validation: of a split of the source, else none"),
+    "report_to": ("tensorboard, wandb, trackio or none.", "tensorboard where it is installed"),
     "lr_scheduler_kwargs": ("Arguments of the schedule.", "power: 0.9, lr_end: 0.0"),
     "ddp_find_unused_parameters": ("As of DistributedDataParallel.", "with tuning full alone"),
 }
