@@ -10,7 +10,7 @@ from .backbone import ViTPyramidBackbone, ViTPyramidConfig
 from .evaluation import MeanIoU
 from .head import HEAD_MODULES
 from .hub import Description, describe
-from .inference import ReinImageProcessor, predict_labels, segment, semantic_scores, slide_inference
+from .inference import ReinImageProcessor, Segmentation, predict_labels, segment, semantic_scores, slide_inference
 from .loading import from_pretrained
 from .segmenter import add_adapter, add_rein, build_image_processor, build_segmenter
 from .soma import SomaConfig, SomaModel
@@ -33,6 +33,7 @@ __all__ = [
     "ReinModel",
     "ReinQueries",
     "ReinStages",
+    "Segmentation",
     "SomaConfig",
     "SomaModel",
     "VPTConfig",

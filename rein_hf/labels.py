@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -170,3 +171,60 @@ def palette_of(classes: Iterable[str]) -> list[tuple[int, int, int]]:
         hue = colorsys.hsv_to_rgb(index * 0.618 % 1, 0.75, 0.9)  # golden ratio: neighbours differ
         colours.append(CITYSCAPES.get(name, tuple(round(255 * value) for value in hue)))
     return colours
+
+
+def check_palette(palette: Any, count: int, source: str) -> list[tuple[int, int, int]]:
+    """Colours of classes by id, once they are known to be a colour for each.
+
+    Args:
+        palette: what was found: `count` times red, green and blue, from 0 to 255.
+        count (`int`): number of classes.
+        source (`str`): where it is from, for the message.
+
+    Raises:
+        ValueError: it is not as described.
+
+    Example:
+
+    ```py
+    >>> from rein_hf.labels import check_palette
+    >>> check_palette([[128, 64, 128], [70, 130, 180]], 2, "classes.json: palette")
+    [(128, 64, 128), (70, 130, 180)]
+
+    ```
+    """
+    colours = list(palette) if isinstance(palette, list | tuple) else []
+    wrong = [index for index, colour in enumerate(colours) if not _is_colour(colour)]
+    if len(colours) != count or wrong:
+        found = f"colour {wrong[0]} is {colours[wrong[0]]!r}" if wrong else f"found {str(palette)[:100]}"
+        raise ValueError(
+            f"{source} is not a colour for each of the {count} classes; {found}. Expected a list of [red, green, "
+            "blue], whole numbers from 0 to 255, in the order of the classes."
+        )
+    return [tuple(map(int, colour)) for colour in colours]
+
+
+def palette_of_model(config: Any) -> list[tuple[int, int, int]]:
+    """The colour (R, G, B) of each class of a model: those that its configuration keeps as `palette`, else those of
+    [`palette_of`].
+
+    Args:
+        config: of the model, with `id2label`.
+
+    Raises:
+        ValueError: the classes are not numbered from 0, or `palette` is not a colour for each.
+    """
+    names = class_names_of(config.id2label, "id2label")
+    palette = getattr(config, "palette", None)
+    return (
+        palette_of(names) if palette is None else check_palette(palette, len(names), "palette of the model's config")
+    )
+
+
+def _is_colour(colour: Any) -> bool:
+    return (
+        isinstance(colour, list | tuple)
+        and len(colour) == 3
+        and all(isinstance(value, int | np.integer) and not isinstance(value, bool) for value in colour)
+        and all(0 <= value <= 255 for value in colour)
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,7 +24,7 @@ from .backbone import ViTPyramidConfig, load_vit, own_normalization
 from .head import ReinCriterion, head_of, use_fast_modules
 from .hub import SegmenterPeftModel, with_base_config
 from .inference import ReinImageProcessor
-from .labels import class_names_of
+from .labels import check_palette, class_names_of
 from .tuner import ReinConfig
 
 
@@ -36,6 +36,7 @@ def build_segmenter(
     out_indices: list[int] | None = None,
     num_queries: int = 100,
     head: dict[str, Any] | None = None,
+    palette: Sequence[tuple[int, int, int]] | None = None,
     **kwargs,
 ) -> PreTrainedModel:
     """A stock Mask2Former with a new head on a pretrained vision transformer, with the recipe's sizes.
@@ -52,11 +53,15 @@ def build_segmenter(
         num_queries (`int`): number of object queries m.
         head (`dict`, *optional*): further arguments of `Mask2FormerConfig`, for heads of other sizes; with
             `model_type` "upernet" of `UperNetConfig`, for a light head without queries. See [`rein_hf.head.heads`].
+        palette (*optional*): colour (R, G, B) of each class, by id. The model's configuration keeps it, an adapter of
+            the model too, and pictures have these colours: `rein_hf.overlay(photo, labels, model)`. By default those
+            of [`rein_hf.labels.palette_of`].
         kwargs: `dtype`, float32 by default; `revision`, `token`, `cache_dir`, `local_files_only` of the checkpoint. An
             adapter records the revision, and is loaded onto the same one.
 
     Raises:
-        ValueError: classes are not numbered from 0, are too many, or share a name; the checkpoint holds no known
+        ValueError: classes are not numbered from 0, are too many, or share a name; `palette` is not a colour for each
+            of them; the checkpoint holds no known
             vision transformer, or lacks weights; sizes do not fit each other; the head is unknown.
         OSError: the checkpoint cannot be found.
 
@@ -73,6 +78,8 @@ def build_segmenter(
     names = class_names_of(id2label, "id2label")
     kwargs.setdefault("dtype", torch.float32)
     arguments = dict(head or {})
+    if palette is not None:
+        arguments["palette"] = [list(colour) for colour in check_palette(palette, len(names), "palette")]
     kind = head_of(arguments.pop("model_type", "mask2former"), "model_type of the head")
     if kind.classifies_masks:
         arguments["num_queries"] = num_queries

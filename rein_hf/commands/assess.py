@@ -109,7 +109,8 @@ def cell_recipe(
     plan: dict, backbone: str, tuning: str, seed: int, run: Path
 ) -> tuple[RecipeArguments, TrainingArguments]:
     """The recipe of one cell, which is trained in the folder `run`."""
-    keys = {"seed": seed, "output_dir": str(run)}
+    # each target is evaluated in full afterwards
+    keys = {"seed": seed, "output_dir": str(run), "eval_strategy": "no"}
     for key, value in (("backbone", plan["backbones"][backbone]), ("tuning", plan["tunings"][tuning])):
         keys |= value if isinstance(value, dict) else {key: value}
     return train.parse([plan["recipe"], *(part for key in keys for part in (f"--{key}", yaml.safe_dump(keys[key])))])

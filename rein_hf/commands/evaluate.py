@@ -3,7 +3,8 @@
     rein-hf evaluate --model OUT/rein OUT/frozen --domains camvid=DATA/camvid@test --output_dir EVAL
     rein-hf evaluate --model OUT/rein --domains cityscapes:DATA/cityscapes@val --corruptions all ...
 
-Writes `results.json`, plots (a confusion matrix for each model and domain, the IoU of each class for each domain) and
+Prints the IoU of each class and the mean for each domain; a class of which the truth has no pixel is `absent`. Writes
+`results.json`, plots (a confusion matrix for each model and domain, the IoU of each class for each domain) and
 a contact sheet (image, truth, the label map of each model). With `--corruptions` also `robustness.json` and curves
 over the severities. Runs under `accelerate launch` too. `--resume true` keeps what an interrupted run has measured
 already. Protocol: paper section 4.
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import sys
 import zlib
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,13 +28,10 @@ from ..data import CORRUPTIONS, Domain, corrupt, load_domain
 from ..evaluation import Results, accelerator_for, evaluate_domain, evenly_spaced_samples, move_to, predict_sample
 from ..inference import window_sides
 from ..labels import SUBSETS, class_names_of
-from ..views import colorize, contact_sheet, save_picture
+from ..views import colorize, contact_sheet, legend_of, merge_legends, save_picture
 from ..views.plots import plot_confusion, plot_iou, plot_robustness
 from .cli import run
-
-
-# The table has a column for each group of a domain's images if there are at most this many groups.
-MOST_GROUPS = 6
+from .evaluate_tables import class_table, results_table, robustness_table
 
 
 @dataclass
@@ -104,6 +101,8 @@ def main(args: EvaluationArguments) -> dict:
                 pictures[domain.name].append(found)
     if accelerator.is_main_process:
         draw_report(results.values, domains, pictures, names, output_dir)
+        for domain in domains:
+            print(class_table(results.values, names, domain.name, domain.scored or domain.classes) + "\n")
         print(results_table(results.values, names, [domain.name for domain in domains]))
         if corruptions:
             for domain in domains:
@@ -158,7 +157,7 @@ def corruption_transform(corruption: str, severity: int, seed: int) -> Callable[
 def draw_report(results: dict, domains: list[Domain], pictures: dict, names: dict[str, str], output_dir: Path) -> None:
     """Writes the plots (confusion matrices, IoU of each class) and the contact sheet of the models in `names`
     (path -> name)."""
-    rows, files = [], confusion_files(names, [domain.name for domain in domains])
+    rows, legends, files = [], [], confusion_files(names, [domain.name for domain in domains])
     for domain in domains:
         for path, name in names.items():
             confusion = np.array(results[path][domain.name]["confusion"])
@@ -170,9 +169,11 @@ def draw_report(results: dict, domains: list[Domain], pictures: dict, names: dic
         plot_iou(per_class, domain.name, output_dir / f"iou_{domain.name}.png")
         for sample, *labels in zip(*predictions_beside(domain, pictures[domain.name]), strict=True):
             cells = [colorize(np.asarray(label), domain.palette) for label in (sample["label"], *labels)]
+            legends.append(legend_of([sample["label"], *labels], domain.classes, domain.palette))
             rows.append((f"{sample['domain']} {sample['name']}", [sample["image"], *cells]))
     if rows:
-        save_picture(contact_sheet(rows, ["image", "truth", *names.values()]), output_dir / "contact_sheet.png")
+        sheet = contact_sheet(rows, ["image", "truth", *names.values()], legend=merge_legends(legends))
+        save_picture(sheet, output_dir / "contact_sheet.png")
 
 
 def confusion_files(names: dict[str, str], domains: list[str]) -> dict[tuple[str, str], str]:
@@ -206,37 +207,6 @@ def short_names(paths: list[str]) -> dict[str, str]:
         if len(set(names.values())) == len(paths):
             return names
     raise ValueError(f"The same model is given twice: {paths}.")
-
-
-def results_table(results: dict, names: dict[str, str], domains: list[str]) -> str:
-    """A table in markdown of the mIoU in percent: a row for each model, a column for each domain and the unweighted
-    mean over domains. Groups of images have columns too, unless a domain has more than `MOST_GROUPS`."""
-    columns = list(dict.fromkeys(group for path in names for group in results[path]))
-    columns = [column for column in columns if column.partition("/")[0] in domains]
-    count = Counter(column.partition("/")[0] for column in columns)
-    groups = [column for column in columns if "/" not in column or count[column.partition("/")[0]] <= 1 + MOST_GROUPS]
-    average = ["average"] if len(domains) > 1 else []
-    lines = ["| mIoU | " + " | ".join([*groups, *average]) + " |"]
-    lines.append("|---" * (len(groups) + len(average) + 1) + "|")
-    for path, name in names.items():
-        scores = [results[path][group]["mean_iou"] for group in groups]
-        scores += [np.mean([results[path][domain]["mean_iou"] for domain in domains]) for _ in average]
-        lines.append(f"| {name} | " + " | ".join(f"{100 * score:.2f}" for score in scores) + " |")
-    return "\n".join(lines)
-
-
-def robustness_table(curves: dict, clean: dict[str, float], title: str) -> str:
-    """A table in markdown of the mIoU in percent of each model: without corruption, the mean over all corruptions and
-    severities, and the mean over the corruptions of each family."""
-    families = list(dict.fromkeys(CORRUPTIONS[name] for name in next(iter(curves.values()))))
-    lines = ["| " + " | ".join([f"mIoU on {title}", "clean", "corrupted", *families]) + " |"]
-    lines.append("|---" * (3 + len(families)) + "|")
-    for model, curve in curves.items():
-        values = {name: np.mean(list(severities.values())) for name, severities in curve.items()}
-        means = [np.mean([values[name] for name in values if CORRUPTIONS[name] == family]) for family in families]
-        scores = [clean[model], np.mean(list(values.values())), *means]
-        lines.append(f"| {model} | " + " | ".join(f"{100 * score:.2f}" for score in scores) + " |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
     rein-hf inspect --domains gta5:DATA/GTA5 cityscapes:DATA/cityscapes@val --output_dir OUT/data
 
-Prints what it found; leaves `report.json`, a contact sheet and the histogram of the classes. Exit code 1 if anything
-is wrong: files that are missing, broken or not used, labels of another kind or size, unknown ids, masks of 0 and 255,
-fewer images than a complete download has. Notes tell what is right only if the user meant it so: ids that were taken
-for Cityscapes', images that were turned as their EXIF says, 16-bit images of which the high byte is used.
+Prints first what it found: sizes, classes with their ids and shares, what was assumed. Leaves `report.json`, a contact
+sheet and the histogram of the classes. Exit code 1 if anything is wrong: files that are missing, broken or not used,
+labels of another kind or size, unknown ids, masks of 0 and 255, fewer images than a complete download has. Notes tell
+what is right only if the user meant it so: ids that were taken for Cityscapes', images that were turned as their EXIF
+says, 16-bit images of which the high byte is used.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from tqdm.auto import tqdm
 from ..data import Domain, describe_odd_ids, load_domain
 from ..evaluation import Results, evenly_spaced_indices
 from ..images import STORED_MODE, STORED_ORIENTATION
-from ..views import colorize, contact_sheet, overlay, save_picture
+from ..labels import IGNORE
+from ..views import colorize, contact_sheet, legend_of, merge_legends, overlay, save_picture
 from ..views.plots import plot_class_histogram
 from .cli import run
 
@@ -42,32 +44,35 @@ class InspectionArguments:
 def main(args: InspectionArguments) -> int:
     """Returns how many problems there are."""
     output_dir = Path(args.output_dir)
-    report, shares, rows = Results(output_dir / "report.json"), {}, []
+    report, shares, rows, legends = Results(output_dir / "report.json"), {}, [], []
     for spec in args.domains:
-        found, pictures = inspect(spec, args.limit, args.workers, args.sheet_rows)
+        found, pictures, legend = inspect(spec, args.limit, args.workers, args.sheet_rows)
+        legends.append(legend)
         report.put({spec: found})
         print(report_text(spec, found))
         rows += pictures
         if any(counts["images"] for counts in found["classes"].values()):
             shares[spec] = {name: counts["share"] for name, counts in found["classes"].items()}
     if rows:
-        save_picture(contact_sheet(rows, ["image", "label", "both"]), output_dir / "contact_sheet.png")
+        sheet = contact_sheet(rows, ["image", "label", "both"], legend=merge_legends(legends))
+        save_picture(sheet, output_dir / "contact_sheet.png")
     if shares:
         plot_class_histogram(shares, output_dir / "classes.png")
     return sum(len(found["problems"]) for found in report.values.values())
 
 
-def inspect(spec: str, limit: int | None, workers: int, sheet_rows: int) -> tuple[dict, list]:
-    """What a domain holds, as report.json has it, and rows of the contact sheet."""
+def inspect(spec: str, limit: int | None, workers: int, sheet_rows: int) -> tuple[dict, list, list]:
+    """What a domain holds, as report.json has it, rows of the contact sheet, and their legend."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             domain = load_domain(spec)
         except (OSError, ValueError) as error:
-            return {"images": 0, "sizes": {}, "modes": {}, "classes": {}, "notes": [], "problems": [str(error)]}, []
+            found = {"images": 0, "sizes": {}, "modes": {}, "classes": {}, "notes": [], "problems": [str(error)]}
+            return found, [], []
     problems = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
     sizes, modes, orientations, dark = Counter(), Counter(), Counter(), []
-    pixels, images, opened, pictures = Counter(), Counter(), 0, []
+    pixels, images, opened, pictures, drawn = Counter(), Counter(), 0, [], []
     total, samples = sample_readers(domain, limit)
     shown = set(evenly_spaced_indices(total, sheet_rows)) if total else set(range(sheet_rows))
     with ThreadPoolExecutor(workers) as pool:
@@ -95,6 +100,7 @@ def inspect(spec: str, limit: int | None, workers: int, sheet_rows: int) -> tupl
                 both = overlay(sample["image"], label, domain.palette)
                 cells = [sample["image"], colorize(label, domain.palette), both]
                 pictures.append((f"{sample['domain']} {sample['name']}", cells))
+                drawn.append(label)
     valid = sum(count for index, count in pixels.items() if index < len(domain.classes))
     classes = {
         name: {"share": pixels[index] / valid if valid else 0.0, "images": images[index]}
@@ -111,7 +117,7 @@ def inspect(spec: str, limit: int | None, workers: int, sheet_rows: int) -> tupl
         "notes": list_notes(domain, modes, orientations, dark),
         "problems": problems,
     }
-    return found, pictures
+    return found, pictures, legend_of(drawn, domain.classes, domain.palette)
 
 
 def list_notes(domain: Domain, modes: Counter, orientations: Counter, dark: list[str]) -> list[str]:
@@ -159,12 +165,18 @@ def run_in_order(pool: ThreadPoolExecutor, functions: Iterator, ahead: int) -> I
 
 
 def report_text(spec: str, found: dict) -> str:
-    """What `inspect` found, for the terminal."""
+    """What `inspect` found, for the terminal: sizes, classes with their ids, what was assumed, what is wrong."""
     lines = [f"{spec}: {found['images']} images"]
-    lines += [f"  {count} of {size}" for size, count in islice(found["sizes"].items(), 5)]
+    lines += [f"  {count} of {size} pixels" for size, count in islice(found["sizes"].items(), 5)]
+    if len(found["sizes"]) > 5:
+        lines.append(f"  and {len(found['sizes']) - 5} sizes more, see report.json")
     if found["classes"]:
-        absent = [name for name, counts in found["classes"].items() if not counts["images"]]
-        lines.append(f"  {found['ignored']:.1%} of the pixels do not count; absent: {', '.join(absent) or 'no class'}")
+        lines.append("  classes by id, share of the labelled pixels, images that have it:")
+        width = max(map(len, found["classes"]))
+        for index, (name, counts) in enumerate(found["classes"].items()):
+            share = f"{counts['share']:7.2%}  {counts['images']}" if counts["images"] else " absent"
+            lines.append(f"  {index:5} {name:<{width}} {share}")
+        lines.append(f"  {found['ignored']:.1%} of the pixels do not count ({IGNORE} or the ignored id)")
     lines += [f"  NOTE: {note}" for note in found["notes"]]
     lines += [f"  PROBLEM: {problem}" for problem in found["problems"][:20]]
     if len(found["problems"]) > 20:

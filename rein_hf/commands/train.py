@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -26,12 +27,15 @@ from .. import ReinConfig, add_adapter, add_rein, build_image_processor, build_s
 from ..backbone import backbone_of
 from ..data import Augmentation, Collator, Domain, TrainingSamples, label_warnings, load_domain
 from ..head import head_of
+from ..labels import palette_of
 from ..training import (
     FINAL_WEIGHTS,
     RecipeArguments,
     SegmentationTrainer,
+    check_trackers,
     checkpoints,
     config_fixed_on_resume,
+    draw_curves,
     read_recipe,
     tuning_config,
 )
@@ -39,6 +43,7 @@ from . import train_help
 from .cli import run
 from .shipped import find_shipped
 from .train_keys import to_overrides
+from .train_report import best_metric, closing_lines, opening_lines
 
 
 def main(recipe: RecipeArguments, args: TrainingArguments) -> SegmentationTrainer | None:
@@ -49,25 +54,41 @@ def main(recipe: RecipeArguments, args: TrainingArguments) -> SegmentationTraine
             f"backbone is {recipe.backbone}: no such folder here, and no Hub id. Give another --backbone or, where it "
             "is a folder of the repository, run this in a clone."
         )
+    check_trackers(args)
     sources = [load_domain(spec) for spec in recipe.train]
     targets = [load_domain(spec) for spec in recipe.evaluate]
+    args.metric_for_best_model = best_metric(recipe, args, sources, targets)
     check_domains(sources, targets, args)
     finished, checkpoint = find_resume_point(recipe, args, sources)
     if finished:
         print(f"{args.output_dir} holds the finished run of this recipe, {args.max_steps} steps; nothing to do.")
         return None
+    say(args, opening_lines(recipe, args, sources, targets))
     trainer = build_trainer(recipe, args, sources, targets)
+    begun = time.monotonic()
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_state()
     trainer.save_model()
+    draw_curves(trainer)
+    resumed_at = int(checkpoint.rpartition("-")[2]) if checkpoint else 0
+    say(args, closing_lines(trainer, recipe, time.monotonic() - begun, resumed_at))
     return trainer
+
+
+def say(args: TrainingArguments, lines: list[str]) -> None:
+    """Lines for people, once for all processes."""
+    if args.process_index == 0:
+        print("\n".join(lines))
 
 
 def build_trainer(
     recipe: RecipeArguments, args: TrainingArguments, sources: list[Domain], targets: list[Domain]
 ) -> SegmentationTrainer:
     """The recipe's model, its training samples, and what trains the one on the other."""
-    model = build_model(recipe, id2label=dict(enumerate(common_classes(sources))))
+    classes, colours = common_classes(sources), sources[0].palette
+    model = build_model(
+        recipe, id2label=dict(enumerate(classes)), palette=None if colours == palette_of(classes) else colours
+    )
     processor = build_image_processor(recipe.patch_size, recipe.backbone)
     samples = TrainingSamples(
         [source.dataset for source in sources],
@@ -85,14 +106,17 @@ def build_trainer(
         domains=targets,
         eval_limit=recipe.eval_limit,
         optimization=recipe,
+        eval_pictures=recipe.eval_pictures,
     )
     if os.environ.get("ACCELERATE_USE_FSDP") == "true" and trainer.accelerator.distributed_type != "FSDP":
         raise ValueError(f"accelerate does not shard on {args.device}: FSDP was asked for, this would be plain DDP.")
     return trainer
 
 
-def build_model(recipe: RecipeArguments, id2label: dict[int, str]) -> torch.nn.Module:
-    """The recipe's segmenter; the parameters that it trains require gradients."""
+def build_model(
+    recipe: RecipeArguments, id2label: dict[int, str], palette: list[tuple[int, int, int]] | None = None
+) -> torch.nn.Module:
+    """The recipe's segmenter; the parameters that it trains require gradients. `palette`: see [`build_segmenter`]."""
     model = build_segmenter(
         recipe.backbone,
         id2label,
@@ -101,6 +125,7 @@ def build_model(recipe: RecipeArguments, id2label: dict[int, str]) -> torch.nn.M
         out_indices=recipe.out_indices,
         num_queries=recipe.num_queries,
         head=recipe.head,
+        palette=palette,
     )
     if recipe.backbone_dtype == "bfloat16":
         cast_backbone(backbone_of(model))
@@ -127,11 +152,10 @@ def _cast_maps_to_float32(backbone: torch.nn.Module, args: tuple, output: Backbo
 
 
 def check_domains(sources: list[Domain], targets: list[Domain], args: TrainingArguments) -> None:
-    """Says what was assumed about the domains and what is odd about them, and refuses what would fail at the first
-    evaluation.
+    """Says what was assumed about the domains and what is odd about them.
 
     Raises:
-        ValueError: the sources have different classes; the best checkpoint is chosen by a score of no target.
+        ValueError: the sources have different classes.
     """
     classes = common_classes(sources)
     if args.process_index == 0:
@@ -144,11 +168,6 @@ def check_domains(sources: list[Domain], targets: list[Domain], args: TrainingAr
                 "second class of the background.",
                 stacklevel=2,
             )
-    scores = ["miou", *(f"{target.name}_miou" for target in targets)]
-    if args.eval_strategy != "no" and args.metric_for_best_model.removeprefix("eval_") not in scores:
-        raise ValueError(
-            f"metric_for_best_model is {args.metric_for_best_model!r}; expected one of {', '.join(scores)}."
-        )
 
 
 def common_classes(sources: list[Domain]) -> tuple[str, ...]:
@@ -205,7 +224,8 @@ def parse(argv: list[str]) -> tuple[RecipeArguments, TrainingArguments]:
     try:
         overrides = to_overrides(argv[1:], path)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        message = " ".join(str(error).split())  # of YAML it has several lines
+        raise ValueError(message if str(path) in message else f"{path}: {message}") from error
     try:
         return read_recipe(path, overrides)
     except ValueError as error:  # of YAML and of huggingface_hub they have several lines

@@ -50,6 +50,11 @@ HELP = {
     "adapter_weight_decay_factor": ("Weight decay of the adapter, in parts of the recipe's.", 1.0),
     "ema_start": ("Step after which the average starts, below 1 as a share of max_steps.", 0),
     "use_cpu": ("Train on the CPU.", "where there is no GPU"),
+    "eval_strategy": ("When to evaluate: no, steps or epoch.", "steps where evaluate names domains"),
+    "eval_steps": ("Steps between evaluations.", "max_steps / 10, 200 at least"),
+    "eval_limit": ("Images per domain while training.", "50 where eval_strategy is not given"),
+    "metric_for_best_model": ("NAME_miou or miou.", "validation: of a split of the source, else none"),
+    "report_to": ("tensorboard, wandb, trackio or none.", "tensorboard where it is installed"),
     "lr_scheduler_kwargs": ("Arguments of the schedule.", "power: 0.9, lr_end: 0.0"),
     "ddp_find_unused_parameters": ("As of DistributedDataParallel.", "with tuning full alone"),
 }
@@ -81,6 +86,8 @@ def help_text(description: str, path: Path | None) -> str:
             "soma.KEY: those of SomaConfig; r 16, first_block after a third of the blocks (9 of 24), bias lora_only",
             "head.KEY: those of transformers' Mask2FormerConfig; of UperNetConfig with --head.model_type upernet",
             "",
+            "--data DIR: a folder of your own, images/, labels/ and classes.json, in the place of --train, --evaluate "
+            "and --crop",
             "also: " + ", ".join(f"--{name} = --{key}" for name, key in ALIASES.items()),
         ]
     )

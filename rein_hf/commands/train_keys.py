@@ -11,13 +11,15 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from transformers import TrainingArguments
 
 from ..data import load_domain
-from ..files import parse_yaml
+from ..files import parse_yaml, read_yaml
 from ..training import RecipeArguments, read_recipe
 from .grammar import spelled
+from .train_own import own_data_keys
 
 
 # What other programs call them.
 ALIASES = {"lr": "learning_rate", "batch_size": "total_batch_size", "steps": "max_steps"}
+DATA = "data"  # stands for several keys
 EPOCHS = ("epochs", "num_train_epochs")
 
 
@@ -26,18 +28,29 @@ def to_overrides(words: Sequence[str], path: str) -> list[str]:
 
     Args:
         words: what follows the recipe.
-        path: the recipe's file, to answer in steps if a number of epochs is given.
+        path: the recipe's file, to know what `--data` need not replace, and to answer in steps if a number of epochs
+            is given.
 
     Raises:
-        ValueError: a key has no value or too many, or is a number of epochs.
+        OSError: the folder that `--data` names is no folder of data.
+        ValueError: a key has no value or too many, or is a number of epochs; nothing names data; the folder that
+            `--data` names is not as it should be.
     """
     types = {**get_type_hints(RecipeArguments), **get_type_hints(TrainingArguments)}
-    pairs, epochs = [], None
+    pairs, epochs, data = [], None, None
     for key, values in _keys(words):
         if key in EPOCHS:
             epochs = values
+        elif key == DATA:
+            data = _to_yaml(key, values, str)
         else:
             pairs += [f"--{key}", _to_yaml(key, values, types.get(key))]
+    file, given = read_yaml(path), {key.removeprefix("--") for key in pairs[::2]}
+    if data is not None:
+        for key, value in own_data_keys(data, given | ({"crop"} & file.keys())).items():
+            pairs += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
+    elif "train" not in {*file, *given}:
+        raise ValueError("it names no data; expected --data DIR, a folder of your own, or --train.")
     if epochs is not None:
         raise ValueError(steps_of_epochs(epochs, path, pairs))
     return pairs

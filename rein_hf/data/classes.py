@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..files import read_text
-from ..labels import CITYSCAPES_CLASSES, IGNORE, check_class_names, id_table
+from ..labels import CITYSCAPES_CLASSES, IGNORE, check_class_names, check_palette, id_table
 from .decoding import LabelDecoder, ids_from_channel
 
 
 class FolderClasses(NamedTuple):
     """The names of the classes by id, how labels are decoded, the class of each train id where the classes are not
-    Cityscapes', and what was assumed, in a sentence, where the folder does not say it."""
+    Cityscapes', what was assumed, in a sentence, where the folder does not say it, and the classes' colours where it
+    does."""
 
     names: tuple[str, ...]
     decoder: LabelDecoder
     class_of_train_id: tuple[int, ...] | None
     assumption: str | None
+    palette: list[tuple[int, int, int]] | None
 
 
 def read_classes(root: Path) -> FolderClasses:
@@ -56,7 +58,10 @@ def read_classes(root: Path) -> FolderClasses:
                 f"of the {len(CITYSCAPES_CLASSES)} classes of Cityscapes."
             )
         class_of_train_id = None if names == CITYSCAPES_CLASSES else tuple(class_of_train_id)
-    return FolderClasses(names, LabelDecoder(ids_from_channel, table), class_of_train_id, assumption)
+    palette = content.get("palette")
+    if palette is not None:
+        palette = check_palette(palette, len(names), f"{path}: palette")
+    return FolderClasses(names, LabelDecoder(ids_from_channel, table), class_of_train_id, assumption, palette)
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import datasets
 import numpy as np
 
-from ..labels import CITYSCAPES, CITYSCAPES_CLASSES, check_class_names, palette_of
+from ..labels import CITYSCAPES, CITYSCAPES_CLASSES, check_class_names, check_palette, palette_of
 from .hub_datasets import Stream
 
 
@@ -30,9 +30,12 @@ class Domain:
         scored (`tuple[str, ...]`, *optional*): the classes that count in the mean; all of them by default.
         assumption (`str`, *optional*): a sentence on what was assumed about the ids of the labels, where the data do
             not say it.
+        palette (`list[tuple[int, int, int]]`, *optional*): colour (R, G, B) of each class. By default that of its
+            name; where `class_of_train_id` is set, that of the first class of Cityscapes which it is, and black for a
+            class which is none of them.
 
     Raises:
-        ValueError: classes, `class_of_train_id` or `scored` are not as described.
+        ValueError: classes, `class_of_train_id`, `scored` or `palette` are not as described.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Domain:
     size: tuple[int, int] | None = None
     scored: tuple[str, ...] | None = None
     assumption: str | None = None
+    palette: list[tuple[int, int, int]] | None = None
 
     def __post_init__(self):
         check_class_names(self.classes, f"Domain {self.name}")
@@ -55,6 +59,9 @@ class Domain:
             )
         if scored is not None and (not scored or len(set(scored)) < len(scored) or set(scored) - set(self.classes)):
             raise ValueError(f"Domain {self.name}: scored is {scored}; expected different ones of its classes.")
+        palette = self._default_palette() if self.palette is None else self.palette
+        palette = check_palette(palette, len(self.classes), f"Domain {self.name}: palette")
+        object.__setattr__(self, "palette", palette)  # the class is frozen
 
     @property
     def is_streamed(self) -> bool:
@@ -77,10 +84,7 @@ class Domain:
             "the same, or a model of Cityscapes' 19 and train_id_to_class in classes.json."
         )
 
-    @property
-    def palette(self) -> list[tuple[int, int, int]]:
-        """Colour (R, G, B) of each class: that of its name; where `class_of_train_id` is set, that of the first class
-        of Cityscapes which it is, and black for a class which is none of them."""
+    def _default_palette(self) -> list[tuple[int, int, int]]:
         if self.class_of_train_id is None:
             return palette_of(self.classes)
         colours = CITYSCAPES.values()

@@ -4,7 +4,8 @@ images/STEM.jpg    or any other of `rein_hf.data.IMAGE_SUFFIXES`, in small or ca
 labels/STEM.png    one channel of at most 8 bits (gray values or palette indices), a class id per pixel
 index.csv     optional: `stem`, `split` and, as a third column, a group (scene, sequence, ...)
 classes.json  optional: `names` of the classes by id, `ignore_id`, and `train_id_to_class`: the class of each of
-              Cityscapes' 19, for data of other classes. Without it ids are Cityscapes' train ids and 255.
+              Cityscapes' 19, for data of other classes; `palette`, a colour [red, green, blue] of each class, for
+              pictures. Without it ids are Cityscapes' train ids and 255.
 
 Both text files are in UTF-8. Stems are compared as Unicode text, so that a name written on a Mac (letter and accent
 apart) is that of one written elsewhere. Hidden files are passed over; a warning names any other file that is not used.

@@ -20,8 +20,9 @@ from .spec import parse_spec
 def load_domain(spec: str) -> Domain:
     """A domain by its description `[NAME=][LAYOUT:]PATH[@SPLIT][#OPTION=VALUE...]`, see `rein_hf.data.spec`.
 
-    Options: `every=N` takes each N-th image in the order of names, `exclude=NAME+NAME` leaves images out, `size=WxH`
-    (or `native`) replaces the size at which the layout is evaluated; `hub:` takes the arguments of [`load_hub`].
+    Options: `every=N` takes each N-th image in the order of names, `skip_every=N` all others, `exclude=NAME+NAME`
+    leaves images out, `size=WxH` (or `native`) replaces the size at which the layout is evaluated; `hub:` takes the
+    arguments of [`load_hub`].
 
     Raises:
         ValueError: the description is not of that form; it names an unknown layout or option.
@@ -35,16 +36,17 @@ def load_domain(spec: str) -> Domain:
     """
     parts = parse_spec(spec)
     layout, path, split, name, options = parts.layout, parts.path, parts.split, parts.name, dict(parts.options)
-    every, exclude, size = (options.pop(key, None) for key in ("every", "exclude", "size"))
-    if every and not (every.isdecimal() and int(every)):
-        raise ValueError(f"Domain {spec!r}: every is {every!r}; expected a number of at least 1.")
+    every, skip_every, exclude, size = (options.pop(key, None) for key in ("every", "skip_every", "exclude", "size"))
+    for key, value, least in (("every", every, 1), ("skip_every", skip_every, 2)):
+        if value is not None and not (value.isdecimal() and int(value) >= least):
+            raise ValueError(f"Domain {spec!r}: {key} is {value!r}; expected a number of at least {least}.")
     if size and not re.fullmatch(r"native|[1-9][0-9]*x[1-9][0-9]*", size):
         raise ValueError(f"Domain {spec!r}: size is {size!r}; expected WIDTHxHEIGHT in pixels, or native.")
     known = HUB_OPTIONS if layout == "hub" else ()
     if unknown := options.keys() - set(known):
         raise ValueError(
             f"Domain {spec!r} has the unknown option(s) {sorted(unknown)}; known here: "
-            f"{', '.join(('every', 'exclude', 'size', *known))}."
+            f"{', '.join(('every', 'skip_every', 'exclude', 'size', *known))}."
         )
     if layout == "hub":
         streaming = options.pop("streaming", "false")
@@ -57,8 +59,8 @@ def load_domain(spec: str) -> Domain:
         domain = load_layout(layout, path, split, name)
     else:
         raise ValueError(f"Domain {spec!r}: unknown layout {layout!r}; expected one of {', '.join(LAYOUTS)}, hub.")
-    if domain.is_streamed and (every or exclude):
-        raise ValueError(f"Domain {spec!r} is streamed; every and exclude need streaming=false.")
+    if domain.is_streamed and (every or skip_every or exclude):
+        raise ValueError(f"Domain {spec!r} is streamed; every, skip_every and exclude need streaming=false.")
     if exclude:
         names = [normalize_name(name) for name in domain.dataset.with_format(None)["name"]]
         excluded = set(normalize_name(exclude).split("+"))
@@ -66,9 +68,12 @@ def load_domain(spec: str) -> Domain:
             raise ValueError(f"Domain {spec!r} excludes {sorted(lacking)}, which are no images of it.")
         kept = [index for index, name in enumerate(names) if name not in excluded]
         domain = replace(domain, dataset=domain.dataset.select(kept))
-    if every:
+    if every or skip_every:
         names = domain.dataset.with_format(None)["name"]
-        kept = sorted(range(len(names)), key=names.__getitem__)[:: int(every)]
+        kept = sorted(range(len(names)), key=names.__getitem__)
+        if skip_every:
+            kept = [index for place, index in enumerate(kept) if place % int(skip_every)]
+        kept = kept[:: int(every or 1)]
         domain = replace(domain, dataset=domain.dataset.select(kept))
     if size:
         domain = replace(domain, size=None if size == "native" else tuple(map(int, size.split("x"))))
@@ -126,6 +131,7 @@ def load_folder(root: str | Path, split: str | None = None, name: str | None = N
         classes.names,
         classes.class_of_train_id,
         assumption=classes.assumption,
+        palette=classes.palette,
     )
 
 

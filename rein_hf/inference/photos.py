@@ -1,4 +1,7 @@
-"""Which files of some folders are photos to segment, and where their results go; results themselves are no photos."""
+"""Which files of some folders are photos to segment, and where their results go; results themselves are no photos.
+
+A video is one that is named; those in folders are passed over.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,14 @@ from typing import NamedTuple
 from ..images import IMAGE_SUFFIXES, is_hidden
 
 
-# What the names of results end in; the last one is written on request.
-ENDINGS = ("label.png", "overlay.jpg", "explain.jpg")
+# What the names of results end in, those of a photo and that of a video.
+ENDINGS = ("label.png", "color.png", "overlay.jpg", "confidence.png", "explain.jpg")
+VIDEO_ENDING = "overlay.mp4"
 
 
 class Photo(NamedTuple):
-    """A file, and where its results go: `target` with an underscore and one of `ENDINGS` after it."""
+    """A file, and where its results go: `target` with an underscore and one of `ENDINGS` after it.
+    Or a video, whose result ends in `VIDEO_ENDING`."""
 
     file: Path
     target: Path
@@ -48,7 +53,8 @@ def find_photos(inputs: list[str], output_dir: Path) -> tuple[list[Photo], list[
             else:
                 stem = (file.relative_to(path) if path.is_dir() else Path(file.name)).with_suffix("")
                 candidates.setdefault(Path(os.path.abspath(file)), Photo(file, output_dir / stem))
-    results = {os.path.abspath(photo.result(ending)) for file, photo in candidates.items() for ending in ENDINGS}
+    endings = (*ENDINGS, VIDEO_ENDING)
+    results = {os.path.abspath(photo.result(ending)) for file, photo in candidates.items() for ending in endings}
     photos = [photo for file, photo in candidates.items() if str(file) not in results]
     skipped = [file for file in skipped if Path(os.path.abspath(file)) not in candidates]  # named by another input
     skipped += [photo.file for file, photo in candidates.items() if str(file) in results]

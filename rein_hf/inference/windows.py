@@ -131,7 +131,7 @@ def predict_labels(scores: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return torch.cat([strip.argmax(dim=-1).to(torch.uint8) for _, strip in strips], dim=1)
 
 
-def segment(
+def segment_image(
     model: nn.Module,
     processor,
     image: Image.Image,
@@ -140,26 +140,8 @@ def segment(
     size: tuple[int, int] | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> np.ndarray:
-    """The class of every pixel of a photo.
-
-    A photo is segmented as people see it: turned as its EXIF orientation says, with values of more than 8 bits scaled
-    to 8. Lay the map over `rein_hf.images.upright_rgb(image)`: its height and width are those of the upright photo,
-    which for an orientation of 5 to 8 are `image.width` and `image.height`.
-
-    Args:
-        model: from [`rein_hf.from_pretrained`].
-        processor: its image processor.
-        image (`PIL.Image.Image`): of any size and mode.
-        crop, stride, progress: as for [`slide_inference`].
-        size (`(int, int)`, *optional*): width and height that the image is resized to fit into, its ratio kept, before
-            the model sees it. By default the image keeps its size.
-
-    Returns:
-        `np.ndarray` of shape `(H, W)`, uint8 class ids, of the upright photo's own size.
-
-    Raises:
-        ValueError: the photo cannot be decoded; `crop` or `stride` makes no sense; there are more than 255 classes.
-    """
+    """The class of every pixel of one photo, `(H, W)`: what [`rein_hf.segment`] does for each, where the arguments and
+    errors are described."""
     image = upright_rgb(image)
     resized = image if size is None else resize_to_fit(image, size)
     pixel_values = processor(resized, return_tensors="pt")["pixel_values"].to(model.device)

@@ -3,21 +3,28 @@
 from .compiling import compile_before_loss
 from .optim import param_groups, use_fused_optimizer
 from .optimizer_keys import OptimizerArguments
+from .progress import CURVES, PICTURES, check_trackers, draw_curves
 from .recipe import TUNINGS, RecipeArguments, config_fixed_on_resume, read_recipe
+from .recipe_defaults import VALIDATION
 from .recipe_sections import LORA, tuning_config
 from .saving import FINAL_WEIGHTS
 from .trainer import SegmentationTrainer
 
 
 __all__ = [
+    "CURVES",
     "FINAL_WEIGHTS",
     "LORA",
     "OptimizerArguments",
+    "PICTURES",
     "RecipeArguments",
     "SegmentationTrainer",
     "TUNINGS",
+    "VALIDATION",
+    "check_trackers",
     "compile_before_loss",
     "config_fixed_on_resume",
+    "draw_curves",
     "param_groups",
     "read_recipe",
     "tuning_config",

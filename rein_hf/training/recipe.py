@@ -19,6 +19,7 @@ from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
 from ..files import parse_yaml, read_yaml
 from .optimizer_keys import OptimizerArguments, check_optimizer_keys
+from .recipe_defaults import DEFAULTS, evaluation_defaults
 from .recipe_keys import check_needs, check_trainer_keys
 from .recipe_sections import check_sections, mend_numbers, suggestion
 
@@ -53,27 +54,11 @@ class RecipeArguments(OptimizerArguments):
     )
     total_batch_size: int = dataclasses.field(default=4, metadata={"help": "Images per step, over all processes."})
     eval_limit: int | None = dataclasses.field(default=None, metadata={"help": "Images per domain while training."})
+    eval_pictures: int = dataclasses.field(default=4, metadata={"help": "Of validation images, at each evaluation."})
 
 
 # Ways to tune the backbone. The head is trained alike in all of them.
 TUNINGS = ("rein", "lora", "adaptformer", "vpt", "soma", "frozen", "full")
-
-# The paper's recipe, and what transformers' Trainer needs to leave segmentation batches alone.
-DEFAULTS = {
-    "max_steps": 40_000,
-    "learning_rate": 1e-4,
-    "weight_decay": 0.05,
-    "lr_scheduler_type": "polynomial",
-    "lr_scheduler_kwargs": {"power": 0.9, "lr_end": 0.0},
-    "max_grad_norm": 0.0,
-    "train_sampling_strategy": "sequential",  # TrainingSamples is in random order already
-    "remove_unused_columns": False,
-    "save_total_limit": 2,
-    "metric_for_best_model": "miou",
-    "logging_nan_inf_filter": False,  # it would hide such a loss from the log, and waits for the device at every step
-    "report_to": "none",
-    "hub_strategy": "end",  # the others push checkpoints, with pickled arguments
-}
 
 # Values that shape the weights beside the recipe's own arguments, and may not change when a run continues. All others
 # may: how often it logs, saves and evaluates, where it runs and on how many processes.
@@ -106,6 +91,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe
         _check_types(given)
         overridden = {key.removeprefix("--").partition(".")[0] for key in overrides[::2]}
         defaults = {**_defaults(TrainingArguments), **_defaults(RecipeArguments), **DEFAULTS}
+        defaults |= evaluation_defaults(given, given.get("max_steps", defaults["max_steps"]))
         check_trainer_keys(given, defaults)
         check_needs(file, given, overridden, defaults)
         values = _with_defaults(given, f"outputs/{Path(path).stem}")
@@ -176,6 +162,7 @@ def _check_types(values: dict[str, Any]) -> None:
 def _with_defaults(given: dict[str, Any], output_dir: str) -> dict[str, Any]:
     """A recipe's values, and the paper's where it gives none."""
     values = {**_defaults(RecipeArguments), **copy.deepcopy(DEFAULTS), "output_dir": output_dir, **given}
+    values |= evaluation_defaults(given, values["max_steps"])
     kind, kwargs = values["lr_scheduler_type"], given.get("lr_scheduler_kwargs") or {}
     if not isinstance(kwargs, dict):
         raise ValueError(f"lr_scheduler_kwargs is {kwargs!r}; expected keys with values.")
@@ -191,9 +178,9 @@ def _check_values(values: dict[str, Any]) -> None:
     missing = sorted(key for key in ("backbone", "train") if not values.get(key))
     if missing:
         raise ValueError(f"{missing} missing.")
-    for key in POSITIVE_KEYS:
-        if values[key] is not None and values[key] < 1:
-            raise ValueError(f"{key} is {values[key]}; expected 1 at least.")
+    for key in (*POSITIVE_KEYS, "eval_pictures"):
+        if values[key] is not None and values[key] < (least := int(key in POSITIVE_KEYS)):
+            raise ValueError(f"{key} is {values[key]}; expected {least} at least.")
     if values["tuning"] not in TUNINGS:
         raise ValueError(f"tuning is {values['tuning']!r}; expected one of {', '.join(TUNINGS)}.")
     dtype, tuning = values["backbone_dtype"], values["tuning"]

@@ -139,6 +139,7 @@ NEEDS: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], Any]]] = {
         "steps or epoch",
         lambda values: values["eval_strategy"] != "no" or values["eval_on_start"],
     ),
+    "eval_pictures": _EVALUATES,
     "metric_for_best_model": _EVALUATES,
     "load_best_model_at_end": _EVALUATES,
     "save_steps": ("save_strategy", "steps", lambda values: values["save_strategy"] == "steps"),

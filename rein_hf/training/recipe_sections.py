@@ -70,9 +70,7 @@ REFUSED_IN_HEAD = {
 }
 
 
-def tuning_config(
-    tuning: str, num_queries: int, arguments: dict[str, Any] | None = None
-) -> PeftConfig | None:
+def tuning_config(tuning: str, num_queries: int, arguments: dict[str, Any] | None = None) -> PeftConfig | None:
     """The configuration of a recipe's adapter: the paper's, with what the recipe changes in it.
 
     Args:

@@ -24,6 +24,7 @@ from .divergence import LossGuard
 from .moving_average import MovingAverage
 from .optim import param_groups, use_fused_optimizer
 from .optimizer_keys import OptimizerArguments, ema_start_step
+from .progress import draw_validation, report_evaluation
 from .saving import CheckpointingTrainer
 from .weight_decay import WeightDecayAnnealing
 
@@ -57,6 +58,7 @@ class SegmentationTrainer(CheckpointingTrainer):
     - `activation_checkpointing` covers the backbone and Rein, not the head.
     - `torch_compile` compiles the model up to its outputs, in place and as one graph. The loss stays as it is: its
       matching is on the host, and with the number of masks it changes from batch to batch.
+    - Each evaluation leaves pictures and curves in the run's folder, see [`rein_hf.training.progress`].
     - One process trains on one device: the stock Trainer would multiply the batch by the number of visible GPUs.
 
     Args:
@@ -65,6 +67,7 @@ class SegmentationTrainer(CheckpointingTrainer):
         domains (`list[Domain]`): what to evaluate on.
         eval_limit (`int`, *optional*): number of images to evaluate per domain.
         optimization ([`OptimizerArguments`], *optional*): learning rates by part, weight decay, moving average.
+        eval_pictures (`int`): number of images, of all domains, that each evaluation draws.
         kwargs: further arguments of the stock Trainer. Batches may hold `samples`, the names of their images.
 
     Raises:
@@ -80,13 +83,14 @@ class SegmentationTrainer(CheckpointingTrainer):
         domains: list[Domain],
         eval_limit: int | None = None,
         optimization: OptimizerArguments | None = None,
+        eval_pictures: int = 0,
         **kwargs,
     ):
         use_one_device(args)
         # the stock Trainer requires an eval_dataset as soon as there is an evaluation strategy
         datasets = {domain.name: domain.dataset for domain in domains} or None
         super().__init__(model, args, eval_dataset=datasets, **kwargs)
-        self.domains, self.eval_limit = domains, eval_limit
+        self.domains, self.eval_limit, self.eval_pictures = domains, eval_limit, eval_pictures
         # a head that classifies pixels has no ReinCriterion: the stock Trainer passes `pixel_loss` its divisor
         self.criterion = next((module for module in self.model.modules() if isinstance(module, ReinCriterion)), None)
         if self.criterion is None:
@@ -209,17 +213,21 @@ class SegmentationTrainer(CheckpointingTrainer):
             raise ValueError("There is no domain to evaluate on; give some to the trainer, in a recipe by `evaluate`.")
         was_training = self.model.training
         self.model.eval()
-        scores = {}
+        results = {}
         with self._averaged_weights():
             for domain in self.domains:
                 metric = evaluate_domain(
                     self.model, self.processing_class, domain, self.accelerator, limit=self.eval_limit
                 )[domain.name]
-                scores[domain.name] = 100 * metric.compute()["mean_iou"]
+                results[domain.name] = metric.compute()
+            sheet = draw_validation(self, self.domains, self.eval_pictures)
         self.model.train(was_training)
+        scores = {name: 100 * result["mean_iou"] for name, result in results.items()}
         metrics = {f"{metric_key_prefix}_{name}_miou": value for name, value in scores.items()}
         metrics[f"{metric_key_prefix}_miou"] = sum(scores.values()) / len(scores)
         self.log(metrics)
+        if self.is_world_process_zero():
+            report_evaluation(self, results, sheet)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 

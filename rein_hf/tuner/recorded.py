@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 # Keys of a configuration on which the outputs of a trained model do not depend: bookkeeping, losses, initialisation.
 IRRELEVANT = {
     *("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "label2id", "stage_names"),
+    "palette",
     *("chunk_size_feed_forward", "is_encoder_decoder", "output_attentions", "output_hidden_states", "problem_type"),
     *("return_dict", "use_cache", "output_auxiliary_logits", "use_auxiliary_loss", "auxiliary_loss_weight"),
     *("class_weight", "mask_weight", "dice_weight", "no_object_weight", "ignore_value", "loss_ignore_index"),

@@ -2,7 +2,16 @@
 (`rein_hf.views.plots`, not imported here because it needs matplotlib)."""
 
 from .explain import BlockView, block_views, block_views_of_photo, rein_layers
-from .pictures import JPEG_SIDE, colorize, contact_sheet, explanation_sheet, overlay, save_picture
+from .legend import draw_legend, legend_of, merge_legends, with_legend
+from .pictures import (
+    JPEG_SIDE,
+    colorize,
+    contact_sheet,
+    explanation_sheet,
+    overlay,
+    palette_image,
+    save_picture,
+)
 
 
 __all__ = [
@@ -12,8 +21,13 @@ __all__ = [
     "block_views_of_photo",
     "colorize",
     "contact_sheet",
+    "draw_legend",
     "explanation_sheet",
+    "legend_of",
+    "merge_legends",
     "overlay",
+    "palette_image",
     "rein_layers",
     "save_picture",
+    "with_legend",
 ]

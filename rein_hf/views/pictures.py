@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ..files import atomic_write
-from ..images import upright_rgb
-from ..labels import CITYSCAPES, MAX_CLASSES
+from ..images import open_image, upright_rgb
+from ..labels import CITYSCAPES, MAX_CLASSES, palette_of_model
+from .legend import Legend, draw_legend, font_for
 
 
 if TYPE_CHECKING:
@@ -20,40 +22,84 @@ if TYPE_CHECKING:
 
     from .explain import BlockView
 
+# Colours (R, G, B) by class id, or a model, whose classes have colours.
+Palette = Sequence[tuple[int, int, int]] | Any
+CITYSCAPES_COLOURS = tuple(CITYSCAPES.values())
+
 
 # The longest side, in pixels, of a picture that is written as JPEG.
 JPEG_SIDE = 65500
 
 
-def colorize(label: np.ndarray, palette: Sequence[tuple[int, int, int]] = tuple(CITYSCAPES.values())) -> Image.Image:
+def colorize(label: np.ndarray, palette: Palette = CITYSCAPES_COLOURS) -> Image.Image:
     """A label map (H, W) of class ids in the colours of its classes, as an RGB image. Ids that the palette has no
     colour for are black, and so is 255, the label of pixels that do not count.
 
+    Args:
+        label: the map.
+        palette: colour (R, G, B) of each class, by id; or a model, for the colours of its classes, see
+            [`rein_hf.labels.palette_of_model`]. Those of Cityscapes by default.
+
     Raises:
-        ValueError: there are more than 255 colours.
+        ValueError: there are more than 255 colours, or the model's classes or colours are not as they should be.
     """
+    table = np.zeros((256, 3), np.uint8)
+    colours = colours_of(palette)
+    table[: len(colours)] = colours
+    return Image.fromarray(table[np.asarray(label)])
+
+
+def colours_of(palette: Palette) -> list[tuple[int, int, int]]:
+    """The colours that a `palette` argument means.
+
+    Raises:
+        ValueError: as for [`colorize`].
+    """
+    if hasattr(palette, "config"):
+        palette = palette_of_model(palette.config)
     if len(palette) > MAX_CLASSES:
         raise ValueError(
             f"palette has {len(palette)} colours; expected {MAX_CLASSES} at most: label maps hold 8 bits."
         )
-    table = np.zeros((256, 3), np.uint8)
-    table[: len(palette)] = palette
-    return Image.fromarray(table[label])
+    return list(palette)
+
+
+def palette_image(label: np.ndarray, palette: Palette = CITYSCAPES_COLOURS) -> Image.Image:
+    """A label map (H, W) of class ids as an image of mode P: its values are the ids, and viewers show the colours of
+    the classes, which the file holds. `numpy.asarray` of such a PNG, opened by Pillow, is the label map again.
+
+    Args:
+        label, palette: as for [`colorize`].
+
+    Raises:
+        ValueError: as for [`colorize`].
+    """
+    picture = Image.fromarray(np.asarray(label, np.uint8)).convert("L")
+    # all 256 entries: ids without a colour are black
+    picture.putpalette([value for colour in [*colours_of(palette), *[(0, 0, 0)] * 256][:256] for value in colour])
+    return picture
 
 
 def overlay(
-    image: Image.Image,
+    image: Image.Image | str | os.PathLike,
     label: np.ndarray,
-    palette: Sequence[tuple[int, int, int]] = tuple(CITYSCAPES.values()),
+    palette: Palette = CITYSCAPES_COLOURS,
     opacity: float = 0.5,
 ) -> Image.Image:
     """An image (W x H), turned upright as its EXIF says, with the colours of its label map (H, W) over it, `opacity`
-    from 0 to 1.
+    from 0 to 1: `overlay(photo, labels, model)`.
+
+    Args:
+        image: a Pillow image or the path of one.
+        label: its map.
+        palette: as for [`colorize`].
 
     Raises:
-        ValueError: the label map is of another size than the upright image.
+        ValueError: the image cannot be read; the label map is of another size than the upright image; as for
+            [`colorize`].
     """
-    image, colours = upright_rgb(image), colorize(np.asarray(label), palette)
+    image = upright_rgb(image) if isinstance(image, Image.Image) else open_image(image)
+    colours = colorize(np.asarray(label), palette)
     if image.size != colours.size:
         raise ValueError(
             f"label is a map of {colours.width}x{colours.height} pixels; expected {image.width}x{image.height}, the "
@@ -63,7 +109,10 @@ def overlay(
 
 
 def contact_sheet(
-    rows: Sequence[tuple[str, Sequence[Image.Image]]], titles: Sequence[str], width: int = 320
+    rows: Sequence[tuple[str, Sequence[Image.Image]]],
+    titles: Sequence[str],
+    width: int = 320,
+    legend: Legend = (),
 ) -> Image.Image:
     """A table of pictures.
 
@@ -71,20 +120,23 @@ def contact_sheet(
         rows: name of each row, and its pictures, one for each title.
         titles: titles of the columns.
         width (`int`): width of each picture in pixels.
+        legend: name and colour (R, G, B) of each class, drawn below the table.
     """
-    font, bar = ImageFont.load_default(size=15), 24
+    bar, strip = 24, draw_legend(legend, width * len(titles))
     heights = [max(round(picture.height * width / picture.width) for picture in pictures) for _, pictures in rows]
-    sheet = Image.new("RGB", (width * len(titles), bar + sum(heights) + bar * len(rows)), "white")
+    table_height = bar + sum(heights) + bar * len(rows)
+    sheet = Image.new("RGB", (width * len(titles), table_height + strip.height), "white")
     draw = ImageDraw.Draw(sheet)
     for column, title in enumerate(titles):
-        draw.text((column * width + 6, 3), title, fill="black", font=font)
+        draw.text((column * width + 6, 3), title, fill="black", font=font_for(title, 15))
     top = bar
     for (name, pictures), height in zip(rows, heights, strict=True):
-        draw.text((6, top + 3), name, fill=(90, 90, 90), font=font)
+        draw.text((6, top + 3), name, fill=(90, 90, 90), font=font_for(name, 15))
         for column, picture in enumerate(pictures):
             size = (width, round(picture.height * width / picture.width))
             sheet.paste(picture.convert("RGB").resize(size, Image.Resampling.LANCZOS), (column * width, top + bar))
         top += bar + height
+    sheet.paste(strip, (0, table_height))
     return sheet
 
 
@@ -125,7 +177,7 @@ def explanation_sheet(
         f"Sink and tokens: {meaning}. The sink refines nothing; the others vary most over the photo.",
         "Heat maps: mean (smallest to largest) over the photo; in each map the smallest is dark, the largest yellow.",
     )
-    font, bar, gap = ImageFont.load_default(size=14), 20, 4
+    font, bar, gap = font_for("", 13), 20, 4
     width = gap + max(size[0], *(math.ceil(font.getlength(caption)) for row in rows for caption, _ in row))
     top = bar * len(legend) + gap
     sheet = Image.new("RGB", (width * max(map(len, rows)) - gap, top + (bar + size[1]) * len(rows)), "white")

@@ -18,13 +18,18 @@ def plot_iou(per_class: Mapping[str, Mapping[str, float]], title: str, path: Pat
     width = 0.8 / len(per_class)
     for index, (model, iou) in enumerate(per_class.items()):
         positions = np.arange(len(iou)) + (index - (len(per_class) - 1) / 2) * width
-        mean = np.nanmean(list(iou.values()))
+        values = [value for value in iou.values() if not np.isnan(value)]
+        mean = np.mean(values) if values else np.nan
         axes.bar(positions, [100 * value for value in iou.values()], width, label=f"{model}, mean {100 * mean:.1f}")
+        for position, value in zip(positions, iou.values(), strict=True):
+            if np.isnan(value):  # a bar of height 0 would be a class that is never right
+                axes.text(position, 1, "absent", rotation=90, ha="center", va="bottom", fontsize=7, color="gray")
     classes = list(next(iter(per_class.values())))
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axes.set(ylabel="IoU (%)", ylim=(0, 100), title=title)
+    axes.set_axisbelow(True)  # the grid is behind the bars
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside lower center", ncols=min(len(per_class), 3), fontsize="small")
     _save(figure, path, dpi=130)
 
 
@@ -46,6 +51,34 @@ def plot_confusion(confusion: np.ndarray, classes: Sequence[str], title: str, pa
         colour = "white" if value > 0.5 else "black"
         axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=7, color=colour)
     _save(figure, path, dpi=130)
+
+
+def plot_curves(
+    losses: Sequence[tuple[int, float]], scores: Mapping[str, Sequence[tuple[int, float]]], path: Path
+) -> None:
+    """The losses of a run and the mIoU in percent of each domain over its steps, one below the other, written to
+    `path`.
+
+    Args:
+        losses: pairs of step and loss, may be none.
+        scores: pairs of step and mIoU of each domain, may be none.
+    """
+    shown = [part for part in ("loss", "mIoU (%)") if (losses if part == "loss" else scores)]
+    figure = Figure(figsize=(8, 3 * len(shown)), layout="constrained")
+    for axes, part in zip(figure.subplots(len(shown), squeeze=False, sharex=True)[:, 0], shown, strict=True):
+        if part == "loss":
+            axes.plot(*zip(*losses, strict=True), marker=".", color="gray")
+        else:
+            for domain, points in scores.items():
+                steps, values = zip(*points, strict=True)
+                axes.plot(steps, values, marker="o", label=f"{domain}, last {values[-1]:.1f}")
+            figure.legend(loc="outside lower center", ncols=3, fontsize="small")
+            axes.set_ylim(bottom=0)
+        axes.set_ylabel(part)
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.3)
+    axes.set_xlabel("step")
+    _save(figure, path, dpi=110)
 
 
 def plot_robustness(
@@ -90,7 +123,8 @@ def plot_class_histogram(shares: Mapping[str, Mapping[str, float]], path: Path) 
         axes.set_yscale("log")
         axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
         axes.set_ylabel("share of pixels (%)")
-        axes.legend(fontsize="small")
+        # above the axes: inside it would cover bars
+        axes.legend(fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=min(len(members), 3))
     _save(figure, path, dpi=110)
 
 
@@ -121,7 +155,7 @@ def plot_assessment(points: Sequence[Mapping], label: str, path: Path) -> None:
     axes.set(xlabel="parameters trained in the backbone", ylabel=label)
     axes.set_xlim(-1e3, max(4 * max(point["x"] for point in points), 1e4))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside lower center", ncols=min(len(groups), 4), fontsize="small")
     _save(figure, path, dpi=120)
 
 

@@ -117,5 +117,5 @@ def test_an_empty_stream(parquet):
 
 
 def test_a_stream_has_no_names_to_choose_by(parquet):
-    with pytest.raises(ValueError, match="is streamed; every and exclude need streaming=false"):
+    with pytest.raises(ValueError, match="is streamed; every, skip_every and exclude need streaming=false"):
         load_domain(spec(parquet, True) + "#every=2")

@@ -322,7 +322,7 @@ def test_unequal_sizes_and_half_a_file(layout, tmp_path):
         ("gta5:{root}@train", "split is 'train'; expected none"),
         ("cityscapes:{root}", "split is None; expected 'train' or 'val' or 'test'"),
         ("cityscapes:{root}@trian", "split is 'trian'; expected 'train' or 'val' or 'test'"),
-        ("gta5:{root}#evry=3", r"unknown option\(s\) \['evry'\]; known here: every, exclude, size"),
+        ("gta5:{root}#evry=3", r"unknown option\(s\) \['evry'\]; known here: every, skip_every, exclude, size"),
         ("gta5:{root}#every=0", "every is '0'; expected a number of at least 1"),
         ("gta5:{root}#size=big", "size is 'big'; expected WIDTHxHEIGHT in pixels, or native"),
         ("gta5:{root}#exclude=5", r"excludes \['5'\], which are no images of it"),

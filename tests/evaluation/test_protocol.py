@@ -179,7 +179,9 @@ def test_numbers_of_a_known_predictor(folders, tmp_path, monkeypatch, capsys):
             assert report[layout]["mean_iou"] == pytest.approx(2.5 / 4)
             assert report[layout]["overall_accuracy"] == pytest.approx(4 / 5)
     assert json.loads((tmp_path / "out" / "results.json").read_text())["known"].keys() == report.keys()
-    header, _, row = capsys.readouterr().out.strip().splitlines()
+    *classes, means = capsys.readouterr().out.strip().split("\n\n")
+    assert [table.splitlines()[0].split()[3] for table in classes] == ["cityscapes", "bdd100k", "mapillary"]
+    header, _, row = means.splitlines()
     assert header == "| mIoU | cityscapes | bdd100k | mapillary | average |"
     cells = [float(cell) for cell in row.split("|")[2:-1]]
     assert cells[:2] == [62.5, 62.5] and cells[3] == pytest.approx(np.mean(cells[:3]), abs=0.01)

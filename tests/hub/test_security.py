@@ -171,7 +171,8 @@ def test_a_picture_that_is_a_program_is_not_run(rein_model, data, tmp_path, monk
         [*arguments, str(tmp_path / "segmented")]
     )
     assert predict.main(parsed) == 1
-    assert {path.name for path in (tmp_path / "segmented").iterdir()} == {"1_label.png", "1_overlay.jpg"}
+    written = {path.name for path in (tmp_path / "segmented").iterdir()}
+    assert written == {"1_label.png", "1_color.png", "1_overlay.jpg"}
 
 
 def test_a_picture_of_billions_of_pixels_is_not_unpacked(data):

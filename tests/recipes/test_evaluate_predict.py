@@ -105,9 +105,18 @@ def test_evaluate_writes_results_and_pictures(adapter, data, tmp_path, capsys):
         "contact_sheet.png",
     }
     with Image.open(out / "contact_sheet.png") as sheet:
-        assert sheet.size == (3 * 320, 24 + 3 * (24 + 192))  # image, truth, model; three rows
+        assert sheet.size == (3 * 320, 24 + 3 * (24 + 192) + 24)  # image, truth, model; three rows; the legend
+        colours = {colour for _, colour in sheet.convert("RGB").crop((0, sheet.height - 24, 960, 999)).getcolors()}
+        assert {(128, 64, 128), (0, 0, 142), (70, 130, 180)} < colours  # of road, car and sky
     small, s1, s2 = (100 * report[adapter][group]["mean_iou"] for group in report[adapter])
-    assert capsys.readouterr().out.strip() == (
+    classes, means = capsys.readouterr().out.strip().split("\n\n")
+    assert classes.splitlines()[:2] == ["| IoU on small | pixels |  rein |", "| ------------ | -----: | ----: |"]
+    pixels = np.array(report[adapter]["small"]["confusion"]).sum(1)
+    for line, name, count in zip(classes.splitlines()[2:5], NAMES, pixels, strict=True):
+        iou = 100 * report[adapter]["small"]["per_class_iou"][name]
+        assert line == f"| {name:12} | {count / pixels.sum():.2%} | {iou:5.2f} |"
+    assert classes.splitlines()[5:] == [f"| **mean**     |        | {small:5.2f} |"]
+    assert means == (
         "| mIoU | small | small/s1 | small/s2 |\n|---|---|---|---|\n" + f"| rein | {small:.2f} | {s1:.2f} | {s2:.2f} |"
     )
 
@@ -143,8 +152,13 @@ def test_two_models_side_by_side_on_two_domains(rein_model, adapter, data, tmp_p
         "contact_sheet.png",
     }
     with Image.open(out / "contact_sheet.png") as sheet:
-        assert sheet.size == (4 * 320, 24 + 4 * (24 + 192))
-    lines = capsys.readouterr().out.strip().splitlines()
+        assert sheet.size == (4 * 320, 24 + 4 * (24 + 192) + 24)
+    *classes, means = capsys.readouterr().out.strip().split("\n\n")
+    titles = [table.splitlines()[0].split() for table in classes]
+    assert titles == [
+        f"| IoU on {name} | pixels | runs/rein | others/rein |".split() for name in ("seen", "unseen-night")
+    ]
+    lines = means.splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| runs/rein", "| others/rein"]
 
 
@@ -301,7 +315,7 @@ def test_predict_writes_overlay_and_label(adapter, data, tmp_path, capsys):
     unreadable = predict.main(predict.PredictionArguments(model=adapter, input=inputs, output_dir=str(out)))
     assert unreadable == 2
     assert {path.name for path in out.iterdir()} == {
-        *(f"{stem}_{kind}" for stem in ("grey", "two", "a") for kind in ("label.png", "overlay.jpg"))
+        *(f"{stem}_{kind}" for stem in ("grey", "two", "a") for kind in ("label.png", "color.png", "overlay.jpg"))
     }
     printed = capsys.readouterr()
     errors = [line for line in printed.err.splitlines() if "left out" in line]
@@ -336,25 +350,29 @@ def test_predict_opacity_and_windows(adapter, data, tmp_path):
 
 def test_predict_goes_on_and_leaves_no_half_files(adapter, data, tmp_path, monkeypatch):
     arguments = {"model": adapter, "input": [str(data / "images")], "output_dir": str(tmp_path / "out")}
-    names = {f"{path.stem}_{kind}" for path in (data / "images").iterdir() for kind in ("label.png", "overlay.jpg")}
+    names = {
+        f"{path.stem}_{kind}"
+        for path in (data / "images").iterdir()
+        for kind in ("label.png", "color.png", "overlay.jpg")
+    }
     saves = []
 
     def save(self, path, save=Image.Image.save, **kwargs):
         saves.append(path)
         save(self, path, **kwargs)
-        if len(saves) == 4:
+        if len(saves) == 5:
             raise OSError("No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", save)
     with pytest.raises(OSError, match="No space"):
         predict.main(predict.PredictionArguments(**arguments))
     found = {path.name for path in (tmp_path / "out").iterdir()}
-    assert len(found) == 3 and found < names  # the fourth was written, but not whole
+    assert len(found) == 4 and found < names  # the fifth was written, but not whole
     predict.main(predict.PredictionArguments(**arguments, resume=True))
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
-    assert len(saves) == 4 + len(names) - 2  # one photo was done
+    assert len(saves) == 5 + len(names) - 3  # one photo was done
     predict.main(predict.PredictionArguments(**arguments))
-    assert len(saves) == 4 + len(names) - 2 + len(names)
+    assert len(saves) == 5 + len(names) - 3 + len(names)
 
 
 def test_a_whole_segmenter_is_read_too(build, data, tmp_path):
@@ -373,9 +391,14 @@ def test_a_whole_segmenter_is_read_too(build, data, tmp_path):
 def test_predict_explains(bf16, adapter, data, tmp_path):
     arguments = {"model": adapter, "input": [str(data / "images" / "a.png")], "bf16": bf16}
     predict.main(predict.PredictionArguments(**arguments, output_dir=str(tmp_path / "plain")))
-    assert {path.name for path in (tmp_path / "plain").iterdir()} == {"a_label.png", "a_overlay.jpg"}
+    assert {path.name for path in (tmp_path / "plain").iterdir()} == {"a_label.png", "a_color.png", "a_overlay.jpg"}
     predict.main(predict.PredictionArguments(**arguments, output_dir=str(tmp_path / "out"), explain=True))
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a_label.png", "a_overlay.jpg", "a_explain.jpg"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "a_label.png",
+        "a_color.png",
+        "a_overlay.jpg",
+        "a_explain.jpg",
+    }
     photo, model = Image.open(data / "images" / "a.png"), rein_hf.from_pretrained(adapter)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         seen, views = block_views_of_photo(model, rein_hf.build_image_processor(), photo, predict.BLOCKS)

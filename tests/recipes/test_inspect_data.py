@@ -35,7 +35,9 @@ def test_counts_sizes_and_pictures(tmp_path, capsys):
         assert sheet.width == 3 * 320
     printed = capsys.readouterr().out
     assert "3 images" in printed and "2 of 30x20" in printed and "PROBLEM: " in printed
-    assert "37.5% of the pixels do not count; absent: sidewalk, building" in printed
+    assert "37.5% of the pixels do not count (255 or the ignored id)" in printed
+    assert printed.index("1 of 30x24 pixels") < printed.index("classes by id") < printed.index("PROBLEM")
+    assert "\n      0 road           50.00%  1\n      1 sidewalk       absent\n" in printed
 
 
 def test_every_bad_file_is_named(tmp_path):

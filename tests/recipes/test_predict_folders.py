@@ -59,7 +59,7 @@ def test_all_formats_and_subfolders(model, tmp_path, capsys):
     noise().save(photos / ".trash" / "old.jpg")
     assert run(photos, out) == 0
     stems = [name.rpartition(".")[0] for name in names]
-    assert files(out) == {f"{stem}_{ending}" for stem in stems for ending in ("label.png", "overlay.jpg")}
+    assert files(out) == {f"{stem}_{ending}" for stem in stems for ending in ("label.png", "color.png", "overlay.jpg")}
     text = f"10 photos -> {out}; 4 other files skipped (._a.jpg, .hidden.jpg, notes.txt, ...)\n"
     assert capsys.readouterr().out == text
     expected = rein_hf.segment(model, rein_hf.build_image_processor(), open_image(photos / "Straße/i.tiff"))
@@ -74,14 +74,14 @@ def test_a_second_run_does_not_segment_its_own_output(model, tmp_path, inside, c
         noise().save(photos / name)
     run(photos, photos / inside, explain=True)
     first = files(photos)
-    assert len(first) == 2 + 2 * 3
+    assert len(first) == 2 + 2 * 4
     run(photos, photos / inside)
     run([photos, photos / "sub" / "b.png"] if inside == "." else photos, photos / inside, resume=True)
     assert files(photos) == first
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" -> ")[0] for line in lines] == ["2 photos"] * 3
     if inside == ".":
-        assert "6 other files skipped" in lines[1]
+        assert "8 other files skipped" in lines[1]
 
 
 def test_what_is_found(tmp_path):
@@ -124,7 +124,7 @@ def test_names_that_are_no_text(model, tmp_path, capsys):
     (tmp_path / name / f"{name}.jpg.png").write_text("no image")
     (tmp_path / name / f"{name}.txt").touch()
     assert run(tmp_path / name, tmp_path / "out" / name) == 1
-    assert files(tmp_path / "out" / name) == {f"{name}_label.png", f"{name}_overlay.jpg"}
+    assert files(tmp_path / "out" / name) == {f"{name}_label.png", f"{name}_color.png", f"{name}_overlay.jpg"}
     printed = capsys.readouterr()
     assert r"stra\udcdfe.jpg.png cannot be read as an image" in printed.err
     assert printed.out.endswith("stra\\udcdfe; 1 could not be segmented, see above; 1 other file skipped "
@@ -149,7 +149,7 @@ def test_bad_photos_do_not_stop_the_others(model, tmp_path, capsys, monkeypatch)
     monkeypatch.setattr(predict, "segment", out_of_memory)
     out = tmp_path / "out"
     assert run(tmp_path, out) == 3
-    assert files(out) == {f"{stem}_{ending}" for stem in "ae" for ending in ("label.png", "overlay.jpg")}
+    assert files(out) == {f"{stem}_{ending}" for stem in "ae" for ending in ("label.png", "color.png", "overlay.jpg")}
     errors = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
     assert len(errors) == 3
     for error, expected in zip(
@@ -186,7 +186,9 @@ def test_processes_share_the_photos(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(predict, "accelerator_for", OneOfTwo)
     for index, stems in enumerate(["ac", "abc"]):
         assert run(tmp_path, tmp_path / "out") == [1, 2][index]
-        assert files(tmp_path / "out") == {f"{stem}_{kind}" for stem in stems for kind in ("label.png", "overlay.jpg")}
+        assert files(tmp_path / "out") == {
+            f"{stem}_{kind}" for stem in stems for kind in ("label.png", "color.png", "overlay.jpg")
+        }
         printed = capsys.readouterr()
         assert printed.out == ["3 photos -> {}; 1 could not be segmented, see above\n", ""][index].format(
             tmp_path / "out"
@@ -210,7 +212,7 @@ def test_photos_are_upright(model, tmp_path, suffix):
         assert np.array_equal(np.asarray(label), expected)
         assert np.array_equal(rein_hf.segment(model, processor, stored), expected)
     with Image.open(tmp_path / "out" / "phone_overlay.jpg") as picture:
-        colours = rein_hf.overlay(upright, expected, predict.palette_of(["road", "car", "sky"]))
+        colours = rein_hf.overlay(upright, expected, rein_hf.labels.palette_of(["road", "car", "sky"]))
         assert picture.size == (64, 96) and np.abs(np.subtract(picture, colours, dtype=float)).mean() < 8
 
 

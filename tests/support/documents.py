@@ -131,6 +131,10 @@ def _check_verb(verb: str, arguments: list[str], whole: bool) -> None:
         return
     module = importlib.import_module(f"rein_hf.commands.{verb}")
     if verb == "train":
+        if "--data" in arguments:  # a reader's own folder, which is not here: what it stands for
+            place = arguments.index("--data")
+            assert len(arguments) > place + 1
+            arguments = [*arguments[:place], *arguments[place + 2 :], "--train", "[DATA]", "--evaluate", "[DATA]"]
         module.parse(arguments)
         return
     parser = CommandParser(verb, get_type_hints(module.main)["args"])

@@ -59,6 +59,8 @@ def write_recipe(folder: Path, vit: str, **values) -> Path:
         "max_steps": 4,
         "total_batch_size": 2,
         "save_steps": 2,
+        "eval_strategy": "no",
+        "report_to": "none",
         "use_cpu": True,
         "disable_tqdm": True,
         "output_dir": str(folder / "out"),

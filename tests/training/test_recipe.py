@@ -158,11 +158,14 @@ def test_keys_that_follow_from_others_are_refused(file, key):
         ({"save_strategy": "best"}, "save_strategy is 'best', but eval_strategy is 'no': no checkpoint"),
         ({"tuning": "lora", "rein": {"r": 8}}, "rein has no effect: tuning is 'lora'; it needs rein."),
         ({"lora": {"r": 8}}, "lora has no effect: tuning is 'rein'; it needs lora."),
-        ({"evaluate": ["data"], "eval_limit": 3}, "eval_limit has no effect: eval_strategy is 'no'; it needs"),
+        (
+            {"evaluate": ["data"], "eval_strategy": "no", "eval_limit": 3},
+            "eval_limit has no effect: eval_strategy is 'no'; it needs",
+        ),
         ({"eval_steps": 3}, "eval_steps has no effect: eval_strategy is 'no'; it needs steps."),
         ({"save_strategy": "no", "save_steps": 3}, "save_steps has no effect: save_strategy is 'no'; it needs steps."),
         ({"hub_model_id": "a/b"}, "hub_model_id has no effect: push_to_hub is False; it needs true."),
-        ({"run_name": "a"}, "run_name has no effect: report_to is 'none'; it needs a tracker."),
+        ({"report_to": "none", "run_name": "a"}, "run_name has no effect: report_to is 'none'; it needs a tracker."),
         (
             {"lr_scheduler_type": "constant", "warmup_steps": 5},
             "warmup_steps has no effect: lr_scheduler_type is 'constant'; it needs another than constant",

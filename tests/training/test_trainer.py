@@ -221,7 +221,7 @@ def test_the_best_checkpoint_stays_beside_the_newest(recipe, tmp_path, monkeypat
             self.score = score
 
         def compute(self):
-            return {"mean_iou": self.score / 100}
+            return {"mean_iou": self.score / 100, "per_class_iou": {}}
 
     found = iter(scores)
     monkeypatch.setattr(
@@ -229,6 +229,7 @@ def test_the_best_checkpoint_stays_beside_the_newest(recipe, tmp_path, monkeypat
         lambda model, processor, domain, *a, **k: {domain.name: Metric(next(found))},
     )
     often = ("--max_steps", "6", "--eval_strategy", "steps", "--eval_steps", "1", "--save_steps", "3")
+    often = (*often, "--metric_for_best_model", "miou", "--eval_pictures", "0")
     with monkeypatch.context() as patch:
         kill(patch, SegmentationTrainer, "training_step", 5)
         with pytest.raises(Killed):
@@ -248,12 +249,11 @@ def test_the_best_weights_can_be_the_final_ones(recipe, tmp_path, monkeypatch):
 
     class Metric:
         def compute(self):
-            return {"mean_iou": next(scores)}
+            return {"mean_iou": next(scores), "per_class_iou": {}}
 
     monkeypatch.setattr("rein_hf.training.trainer.evaluate_domain", lambda *args, **kwargs: {"seen": Metric()})
-    run_recipe(
-        recipe, *EVERY_STEP, "--eval_strategy", "steps", "--eval_steps", "1", "--load_best_model_at_end", "true"
-    )
+    evaluated = ("--eval_strategy", "steps", "--eval_steps", "1", "--metric_for_best_model", "miou")
+    run_recipe(recipe, *EVERY_STEP, *evaluated, "--load_best_model_at_end", "true", "--eval_pictures", "0")
     assert equal_adapters(tmp_path / "out", tmp_path / "out" / "checkpoint-2")
     assert not equal_adapters(tmp_path / "out", tmp_path / "out" / "checkpoint-4")
 

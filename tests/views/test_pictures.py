@@ -7,7 +7,7 @@ from PIL import Image
 import rein_hf
 from rein_hf.labels import CITYSCAPES
 from rein_hf.views import JPEG_SIDE, colorize, contact_sheet, overlay, save_picture
-from rein_hf.views.plots import plot_confusion, plot_iou
+from rein_hf.views.plots import plot_class_histogram, plot_confusion, plot_curves, plot_iou
 
 
 def test_colours_are_cityscapes_own():
@@ -99,7 +99,7 @@ def test_classes_have_the_colours_of_their_names():
     assert len(set(colours)) == 4 and all(0 <= value <= 255 for colour in colours for value in colour)
 
 
-def test_pictures_are_upright():
+def test_pictures_are_upright(tmp_path):
     """An overlay of what `segment` gives, which is a map of the upright photo."""
     photo = Image.new("RGB", (4, 2), (200, 100, 0))
     photo.putpixel((0, 0), (0, 0, 0))
@@ -107,6 +107,9 @@ def test_pictures_are_upright():
     picture = overlay(photo, np.full((4, 2), 1, np.uint8), [(0, 0, 0), (100, 100, 100)])
     assert picture.size == (2, 4)
     assert picture.getpixel((1, 0)) == (50, 50, 50) and picture.getpixel((0, 0)) == (150, 100, 50)
+    photo.save(tmp_path / "photo.png", exif=photo.getexif())
+    again = overlay(tmp_path / "photo.png", np.full((4, 2), 1, np.uint8), [(0, 0, 0), (100, 100, 100)])
+    assert again.tobytes() == picture.tobytes()
     with pytest.raises(ValueError, match="label is a map of 4x2 pixels; expected 2x4, the size of the upright image"):
         overlay(photo, np.zeros((2, 4), np.uint8))
 
@@ -131,3 +134,45 @@ def test_pictures_that_jpeg_does_not_hold(tmp_path):
     save_picture(picture, tmp_path / "wide.png")
     save_picture(picture.crop((0, 0, JPEG_SIDE, 1)), tmp_path / "wide.jpg")
     assert Image.open(tmp_path / "wide.jpg").size == (65500, 1)
+
+
+def test_legends_cover_nothing(tmp_path):
+    """Two data sets with bars of all heights: no bar is hidden, the legend is above or below all of them."""
+    path, orange = tmp_path / "plot.png", (255, 127, 14)
+    names = [f"class {index}" for index in range(19)]
+    plot_class_histogram({"a": dict.fromkeys(names, 1.0), "b": dict.fromkeys(names, 1.0)}, path)
+    with Image.open(path) as picture:
+        pixels = (np.asarray(picture.convert("RGB")) == orange).all(-1)
+    rows = pixels.sum(1)
+    blocks = np.flatnonzero(np.diff(np.concatenate([[0], rows > 0, [0]]).astype(int)))
+    assert len(blocks) == 4  # the legend's box, a gap, then the bars
+    widths = rows[blocks[2] : blocks[3]]
+    assert widths.min() == widths.max()  # in no line is a part of a bar covered
+    plot_iou({"a": dict.fromkeys(names, 1.0), "b": dict.fromkeys(names, 1.0)}, "streets", path)
+    with Image.open(path) as picture:
+        rows = (np.asarray(picture.convert("RGB")) == orange).all(-1).sum(1)
+    blocks = np.flatnonzero(np.diff(np.concatenate([[0], rows > 0, [0]]).astype(int)))
+    assert len(blocks) == 4 and blocks[1] < blocks[2]
+
+
+def test_an_absent_class_is_named_in_the_plot(tmp_path):
+    """Its place is not empty as that of a class which is never right."""
+    pictures = []
+    for value in (0.0, float("nan"), float("nan")):
+        plot_iou({"a": {"road": 0.9, "sky": value}}, "streets", tmp_path / "iou.png")
+        with Image.open(tmp_path / "iou.png") as picture:
+            width, height = picture.size  # the right half, below the middle and above the axis
+            pictures.append(np.asarray(picture.convert("L").crop((width // 2, height // 2, width - 60, height - 140))))
+    zero, absent, again = pictures
+    assert np.array_equal(absent, again) and (zero < 200).sum() == 0 < 50 < (absent < 200).sum()
+
+
+def test_plot_curves(tmp_path):
+    path = tmp_path / "curves.png"
+    plot_curves([(50, 3.0), (100, 2.0)], {"val": [(100, 40.0)], "night": [(100, 20.0)]}, path)
+    both = Image.open(path).size
+    assert {(128, 128, 128), (31, 119, 180), (255, 127, 14)} <= colours(path)
+    plot_curves([(50, 3.0)], {}, path)
+    assert Image.open(path).size == (both[0], both[1] // 2) and (31, 119, 180) not in colours(path)
+    plot_curves([], {"val": [(100, float("nan"))]}, path)
+    assert Image.open(path).size == (both[0], both[1] // 2)
