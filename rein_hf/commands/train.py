@@ -57,6 +57,8 @@ def main(recipe: RecipeArguments, args: TrainingArguments) -> SegmentationTraine
         print(f"{args.output_dir} holds the finished run of this recipe, {args.max_steps} steps; nothing to do.")
         return None
     trainer = build_trainer(recipe, args, sources, targets)
+    if args.dataloader_num_workers and args.process_index == 0:
+        print(f"Worker processes that read samples (dataloader_num_workers): {args.dataloader_num_workers}")
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_state()
     trainer.save_model()
@@ -68,6 +70,7 @@ def build_trainer(
 ) -> SegmentationTrainer:
     """The recipe's model, its training samples, and what trains the one on the other."""
     model = build_model(recipe, id2label=dict(enumerate(common_classes(sources))))
+    masks = head_of(model.config.model_type).classifies_masks
     processor = build_image_processor(recipe.patch_size)
     samples = TrainingSamples(
         [source.dataset for source in sources],
@@ -80,7 +83,7 @@ def build_trainer(
         model=model,
         args=args,
         train_dataset=samples,
-        data_collator=Collator(processor, recipe.crop, masks=head_of(model.config.model_type).classifies_masks),
+        data_collator=Collator(processor, recipe.crop, masks=masks, defer_masks=masks),
         processing_class=processor,
         domains=targets,
         eval_limit=recipe.eval_limit,
