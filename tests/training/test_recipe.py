@@ -9,9 +9,8 @@ from transformers import TrainingArguments
 
 import rein_hf.data
 from rein_hf.commands import train
-from rein_hf.training import read_recipe
+from rein_hf.training import read_recipe, recipe_keys
 from rein_hf.training import recipe as recipe_module
-from rein_hf.training import recipe_keys
 from rein_hf.training.recipe_keys import COMPUTED, NEEDS, REFUSED, USABLE
 
 
@@ -224,7 +223,7 @@ def test_workers_read_the_samples_beside_a_gpu(monkeypatch):
 
 
 def test_a_recipe_on_a_cpu_has_no_workers(file, monkeypatch):
-    assert read_recipe(file, ["--use_cpu", "true"])[1].dataloader_num_workers == 0
-    assert read_recipe(file, ["--use_cpu", "true", "--dataloader_num_workers", "2"])[1].dataloader_num_workers == 2
+    assert read_recipe(file())[1].dataloader_num_workers == 0
+    assert read_recipe(file(), ["--dataloader_num_workers", "2"])[1].dataloader_num_workers == 2
     monkeypatch.setattr(recipe_module, "data_workers", lambda values: {"dataloader_num_workers": 3})
-    assert read_recipe(file, ["--use_cpu", "true", "--dataloader_prefetch_factor", "4"])[1].dataloader_num_workers == 3
+    assert read_recipe(file(), ["--dataloader_prefetch_factor", "4"])[1].dataloader_num_workers == 3
