@@ -12,9 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..head import class_and_mask_logits, head_of
-from ..images import resize_to_fit, upright_rgb
+from ..images import image_tensor, resize_to_fit, upright_rgb
 from ..labels import MAX_CLASSES
 from .budget import rows_at_once, windows_at_once
+from .transfer import pixel_values_of
 
 
 def semantic_scores(
@@ -109,6 +110,11 @@ def window_sides(model: nn.Module, crop: int | None = None, stride: int | None =
     return crop, stride
 
 
+def count_windows(height: int, width: int, crop: int, stride: int) -> int:
+    """The number of windows of an image."""
+    return len(_window_starts(height, crop, stride)) * len(_window_starts(width, crop, stride))
+
+
 def predict_labels(scores: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Label maps (B, *size) of uint8 from class scores (B, K, H, W), resized bilinearly to the labels' size first.
 
@@ -157,8 +163,7 @@ def segment(
     """
     image = upright_rgb(image)
     resized = image if size is None else resize_to_fit(image, size)
-    pixel_values = processor(resized, return_tensors="pt")["pixel_values"].to(model.device)
-    pixel_values = pixel_values[..., : resized.height, : resized.width]  # padded window by window instead
+    pixel_values = pixel_values_of(processor, image_tensor(resized), model.device)
     scores = slide_inference(model, pixel_values, crop, stride, progress)
     return predict_labels(scores, (image.height, image.width))[0].cpu().numpy()
 
