@@ -49,7 +49,8 @@ def main(args: DataBenchmarkArguments) -> dict[str, float]:
             domain = resize_domain(domain, args.size, args.images, Path(folder))
         indices = evenly_spaced_indices(len(domain.dataset), args.images)
         files = domain.dataset.with_format(None).select(indices)
-        augment, collate = Augmentation(args.crop), Collator(build_image_processor(), args.crop)
+        augment = Augmentation(args.crop)
+        collate = Collator(build_image_processor(), args.crop, defer_masks=True)
 
         def decode(round: int) -> None:
             for row in files:

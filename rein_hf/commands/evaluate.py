@@ -16,6 +16,7 @@ import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -147,11 +148,12 @@ def corruption_transform(corruption: str, severity: int, seed: int) -> Callable[
     """A function that corrupts an image. Its random numbers depend on nothing but the seed, the image's name, the
     corruption and the severity."""
 
-    def transform(image: Image.Image, name: str) -> Image.Image:
-        key = [seed, zlib.crc32(name.encode()), list(CORRUPTIONS).index(corruption), severity]
-        return corrupt(image, corruption, severity, np.random.default_rng(key))
+    return partial(_corrupted, corruption=corruption, severity=severity, seed=seed)  # workers take no closure
 
-    return transform
+
+def _corrupted(image: Image.Image, name: str, corruption: str, severity: int, seed: int) -> Image.Image:
+    key = [seed, zlib.crc32(name.encode()), list(CORRUPTIONS).index(corruption), severity]
+    return corrupt(image, corruption, severity, np.random.default_rng(key))
 
 
 def draw_report(results: dict, domains: list[Domain], pictures: dict, names: dict[str, str], output_dir: Path) -> None:

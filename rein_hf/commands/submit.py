@@ -11,10 +11,14 @@ from __future__ import annotations
 
 import sys
 import zipfile
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor
@@ -22,9 +26,10 @@ from transformers import AutoImageProcessor
 import rein_hf
 
 from ..data import Domain, load_domain
-from ..evaluation import accelerator_for, move_to, predict_sample
+from ..evaluation import accelerator_for, in_classes_of, move_to
 from ..files import atomic_write
-from ..inference import requested_size
+from ..inference import batched_by_size, label_maps, prepare_image, read_ahead, requested_size, start_copy
+from ..inference.ahead import PreparedImage
 from ..labels import CITYSCAPES_CLASSES, CITYSCAPES_IDS
 from ..views import save_picture
 from .cli import run
@@ -59,21 +64,40 @@ def main(args: SubmissionArguments) -> Path:
     targets = label_map_paths(domain, Path(args.output_dir))
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     mine = range(accelerator.process_index, len(targets), accelerator.num_processes)
-    for index in tqdm(mine, desc=domain.name, disable=not accelerator.is_main_process):
-        if not targets[index].is_file():
-            with accelerator.autocast():
-                image = domain.dataset[index]["image"]
-                size = requested_size(image.size, args.size, args.short_side) or domain.size
-                label = predict_sample(model, processor, replace(domain, size=size), image, args.crop, args.stride)
-            save_picture(Image.fromarray(to_label_ids(label)), targets[index])
+    mine = [index for index in mine if not targets[index].is_file()]
+    read = partial(read_image, domain=domain, size=args.size, short_side=args.short_side)
+    images = tqdm(
+        read_ahead(mine, read, model.device), domain.name, len(mine), disable=not accelerator.is_main_process
+    )
+    begun = []  # maps that are saved while the device is at the next ones
+    for batch in batched_by_size(images, itemgetter(1), model, args.crop, args.stride):
+        with accelerator.autocast():
+            labels = label_maps(model, processor, [image for _, image in batch], args.crop, args.stride)
+        last, begun = begun, []
+        for (index, _), label in zip(batch, labels, strict=True):
+            begun.append((start_copy(in_classes_of(domain, label, model)), targets[index]))
+        save_label_maps(last)
+    save_label_maps(begun)
     accelerator.wait_for_everyone()
     archive = Path(args.output_dir) / "submission.zip"
     if accelerator.is_main_process:
-        with atomic_write(archive) as partial, zipfile.ZipFile(partial, "w") as file:
+        with atomic_write(archive) as unfinished, zipfile.ZipFile(unfinished, "w") as file:
             for path in targets:
                 file.write(path, path.name)
         print(f"{len(targets)} label maps in {archive}")
     return archive
+
+
+def read_image(index: int, domain: Domain, size: str | None, short_side: int | None) -> tuple[int, PreparedImage]:
+    """An image of a domain, ready for the device, after its index."""
+    image = domain.dataset[index]["image"]
+    return index, prepare_image(image, requested_size(image.size, size, short_side) or domain.size)
+
+
+def save_label_maps(copies: list[tuple[Callable[[], torch.Tensor], Path]]) -> None:
+    """Writes maps of train ids, given by functions that wait for them, as Cityscapes' label ids."""
+    for copied, target in copies:
+        save_picture(Image.fromarray(to_label_ids(copied().numpy())), target)
 
 
 def label_map_paths(domain: Domain, folder: Path) -> list[Path]:

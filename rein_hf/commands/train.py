@@ -65,6 +65,8 @@ def main(recipe: RecipeArguments, args: TrainingArguments) -> SegmentationTraine
         return None
     say(args, opening_lines(recipe, args, sources, targets))
     trainer = build_trainer(recipe, args, sources, targets)
+    if args.dataloader_num_workers and args.process_index == 0:
+        print(f"Worker processes that read samples (dataloader_num_workers): {args.dataloader_num_workers}")
     begun = time.monotonic()
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_state()
@@ -89,6 +91,7 @@ def build_trainer(
     model = build_model(
         recipe, id2label=dict(enumerate(classes)), palette=None if colours == palette_of(classes) else colours
     )
+    masks = head_of(model.config.model_type).classifies_masks
     processor = build_image_processor(recipe.patch_size, recipe.backbone)
     samples = TrainingSamples(
         [source.dataset for source in sources],
@@ -101,7 +104,7 @@ def build_trainer(
         model=model,
         args=args,
         train_dataset=samples,
-        data_collator=Collator(processor, recipe.crop, masks=head_of(model.config.model_type).classifies_masks),
+        data_collator=Collator(processor, recipe.crop, masks=masks, defer_masks=masks),
         processing_class=processor,
         domains=targets,
         eval_limit=recipe.eval_limit,

@@ -7,8 +7,9 @@ from .domain import Domain
 from .hub_datasets import Stream
 from .layouts import LAYOUTS
 from .loaders import load_domain, load_folder, load_hub, load_layout
-from .samples import Collator, TrainingSamples
+from .samples import Collator, TrainingSamples, class_masks
 from .transforms import Augmentation
+from .workers import default_workers
 
 
 __all__ = [
@@ -21,7 +22,9 @@ __all__ = [
     "LAYOUTS",
     "Stream",
     "TrainingSamples",
+    "class_masks",
     "corrupt",
+    "default_workers",
     "describe_odd_ids",
     "label_warnings",
     "load_domain",

@@ -12,7 +12,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from ..images import STORED_ORIENTATION, load_pixels, open_image, open_lazily, turn_upright
+from ..images import STORED_ORIENTATION, decode_png, load_pixels, open_image, open_lazily, turn_upright
 
 
 COLUMNS = datasets.Features(
@@ -163,6 +163,8 @@ def _read_label(file: dict[str, Any], decoder: LabelDecoder, image: Image.Image 
     label = open_lazily(file)
     try:
         ids = decoder.ids(label)
+        if (decoded := decode_png(ids)) is not None:
+            ids = label = decoded
         ids.load()
     except LabelKindError as error:
         raise ValueError(f"{file['path']} {error}.") from error

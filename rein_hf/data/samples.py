@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import ConcatDataset
-from transformers.image_utils import SizeDict
 
+from ..images import image_tensor, normalize, normalized_levels
+from ..labels import IGNORE
 from .hub_datasets import ShuffledStream, Stream
 
 
@@ -90,46 +91,68 @@ class TrainingSamples(torch.utils.data.Dataset):
 
 class Collator:
     """
-    Makes a batch of the model's arguments with the stock image processor.
+    Makes a batch of the model's arguments, equal to that of the image processor.
 
     Args:
         processor: from [`build_image_processor`].
         crop (`int`): side in pixels to which images are padded with zeros, after normalisation.
         masks (`bool`): whether the head classifies masks (Mask2Former) or pixels.
+        defer_masks (`bool`): give `label_maps` in the place of `mask_labels`, which are as large as the images of
+            several batches. [`class_masks`] makes the latter of them where the model is.
     """
 
-    def __init__(self, processor, crop: int, masks: bool = True):
-        self.processor, self.crop, self.masks = processor, crop, masks
+    def __init__(self, processor, crop: int, masks: bool = True, defer_masks: bool = False):
+        self.levels, self.crop, self.masks, self.defer_masks = normalized_levels(processor), crop, masks, defer_masks
 
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """
         Args:
-            samples: with `name`, `domain`, an `image` of at most `crop` x `crop` pixels and a `label` of exactly that
-                many: the image processor would pad masks with 255, which is no value of a mask.
+            samples: with `name`, `domain`, an `image` (RGB) of at most `crop` x `crop` pixels and a `label` of exactly
+                that many.
 
         Returns:
-            `pixel_values` (B, 3, crop, crop) float32; for each image `mask_labels` (classes, crop, crop) and
-            `class_labels` (classes,), or, for a head that classifies pixels, `labels` (B, crop, crop) int64; and
-            `samples`, "domain/name" of each image, which [`SegmentationTrainer`] removes before the model is called.
+            `pixel_values` (B, 3, crop, crop) float32; for each image `mask_labels` (classes, crop, crop) float32 and
+            `class_labels` (classes,) int64, ascending, or, for a head that classifies pixels, `labels` (B, crop, crop)
+            int64; and `samples`, "domain/name" of each image, which [`SegmentationTrainer`] removes before the model
+            is called. With `defer_masks`, `label_maps` (B, crop, crop) uint8 in the place of `mask_labels`.
 
         Raises:
-            ValueError: a label is of another size.
+            ValueError: an image or a label is of another size.
         """
-        for sample in samples:
-            if sample["label"].size != (self.crop, self.crop):
-                width, height = sample["label"].size
-                raise ValueError(f"A label is {width}x{height} pixels; expected {self.crop}x{self.crop}.")
-        batch = self.processor(
-            images=[sample["image"] for sample in samples],
-            segmentation_maps=[np.asarray(sample["label"]) for sample in samples],
-            pad_size=SizeDict(height=self.crop, width=self.crop),
-            return_tensors="pt",
-        )
+        pixel_values = torch.zeros(len(samples), 3, self.crop, self.crop)
+        label_maps = torch.empty(len(samples), self.crop, self.crop, dtype=torch.uint8)
+        for values, label_map, sample in zip(pixel_values, label_maps, samples, strict=True):
+            image, label = sample["image"], sample["label"]
+            if label.size != (self.crop, self.crop):
+                raise ValueError(f"A label is {label.width}x{label.height} pixels; expected {self.crop}x{self.crop}.")
+            if max(image.size) > self.crop:
+                raise ValueError(
+                    f"An image is {image.width}x{image.height} pixels; expected {self.crop}x{self.crop} at most."
+                )
+            values[:, : image.height, : image.width] = normalize(image_tensor(image), self.levels)
+            label_map[:] = torch.from_numpy(np.array(label))
         names = [f"{sample['domain']}/{sample['name']}" for sample in samples]
         if not self.masks:
-            labels = np.stack([np.asarray(sample["label"]) for sample in samples])
-            return {"pixel_values": batch["pixel_values"], "labels": torch.from_numpy(labels).long(), "samples": names}
-        return {key: batch[key] for key in ("pixel_values", "mask_labels", "class_labels")} | {"samples": names}
+            return {"pixel_values": pixel_values, "labels": label_maps.long(), "samples": names}
+        classes = [label_map.flatten().bincount(minlength=256)[:IGNORE].nonzero()[:, 0] for label_map in label_maps]
+        labels = {"label_maps": label_maps} if self.defer_masks else {"mask_labels": class_masks(label_maps, classes)}
+        return {"pixel_values": pixel_values, **labels, "class_labels": classes, "samples": names}
+
+
+def class_masks(label_maps: torch.Tensor, class_labels: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The pixels of each class, on the device of the label maps.
+
+    Args:
+        label_maps (`(B, H, W)`): class ids.
+        class_labels (`(classes,)` each): the classes of each image.
+
+    Returns:
+        For each image (classes, H, W) float32: 1 at the pixels of a class, 0 elsewhere.
+    """
+    return [
+        (label_map == classes[:, None, None]).to(torch.float32)
+        for label_map, classes in zip(label_maps, class_labels, strict=True)
+    ]
 
 
 @lru_cache(maxsize=16)

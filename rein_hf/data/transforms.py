@@ -14,6 +14,7 @@ from PIL import Image
 
 from ..images import affine_sample
 from ..labels import IGNORE
+from .colour import HUES, change_saturation_and_hue
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ class Augmentation:
         return image, padded
 
     def _is_mixed(self, label: Image.Image) -> bool:
-        counts = np.bincount(np.asarray(label).ravel(), minlength=256)[:IGNORE]
-        return bool(counts.max() < self.max_class_share * counts.sum())
+        counts = label.histogram()[:IGNORE]
+        return max(counts) < self.max_class_share * sum(counts)
 
 
 def photometric_distortion(image: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -102,11 +103,6 @@ def photometric_distortion(image: Image.Image, rng: np.random.Generator) -> Imag
     saturation = rng.uniform(0.5, 1.5) if rng.random() < 0.5 else None
     hue = int(rng.integers(-18, 18)) if rng.random() < 0.5 else None
     if saturation is not None or hue is not None:
-        h, s, v = image.convert("HSV").split()
-        if saturation is not None:
-            s = linear(s, saturation, 0)
-        if hue is not None:
-            # PIL divides the hue circle into 255 steps (255 is 0 again), the reference into 180
-            h = h.point([(value + round(hue * 255 / 180)) % 255 for value in range(256)])
-        image = Image.merge("HSV", (h, s, v)).convert("RGB")
+        # PIL divides the hue circle into 255 steps, the reference into 180
+        image = change_saturation_and_hue(image, saturation, None if hue is None else round(hue * HUES / 180))
     return image if contrast_first else contrast(image)

@@ -2,7 +2,13 @@
 
 from .metrics import MeanIoU
 from .precision import accelerator_for, move_to
-from .protocol import evaluate_domain, evenly_spaced_indices, evenly_spaced_samples, predict_sample
+from .protocol import (
+    evaluate_domain,
+    evenly_spaced_indices,
+    evenly_spaced_samples,
+    in_classes_of,
+    predict_sample,
+)
 from .results import Results
 
 
@@ -13,6 +19,7 @@ __all__ = [
     "evaluate_domain",
     "evenly_spaced_indices",
     "evenly_spaced_samples",
+    "in_classes_of",
     "move_to",
     "predict_sample",
 ]

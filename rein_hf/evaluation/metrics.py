@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
+from ..inference import start_copy, to_device
 from ..labels import IGNORE
 
 
@@ -72,6 +73,13 @@ class MeanIoU:
         Raises:
             ValueError: shapes differ, or a value is neither a class nor, in the reference, `ignore_index`.
         """
+        self.begin_add(prediction=prediction, reference=reference)()
+
+    def begin_add(
+        self, *, prediction: np.ndarray | torch.Tensor, reference: np.ndarray | torch.Tensor
+    ) -> Callable[[], None]:
+        """As [`add`], but without waiting for the device: the function that is returned waits and adds the counts.
+        Errors are raised by either of them."""
         prediction, reference = (
             _as_integer_tensor("prediction", prediction),
             _as_integer_tensor("reference", reference),
@@ -81,22 +89,28 @@ class MeanIoU:
                 f"prediction has shape {tuple(prediction.shape)}, reference {tuple(reference.shape)}; "
                 "expected the same."
             )
-        reference, count = reference.to(prediction.device), len(self.classes)
+        reference, count = to_device(reference, prediction.device), len(self.classes)
         pair = _to_uint8(prediction), _to_uint8(reference)
         if None in pair:
             valid = reference != self.ignore_index
             prediction, reference = prediction[valid].long(), reference[valid].long()
             self._check_ids(prediction, reference)
-            counts = _count_pairs(prediction, reference, count).cpu()
+            counted = start_copy(_count_pairs(prediction, reference, count))
         else:
             # All 256 x 256 pairs of values are counted first, ignored and unknown ones too. That is faster than to
             # mask or search the maps.
-            counts = _count_pairs(*pair, 256).cpu()
-            if 0 <= self.ignore_index < 256:
-                counts[self.ignore_index] = 0
-            self._check_ids(counts.sum(0).nonzero(), counts.sum(1).nonzero())
-        counts = counts[:count, :count].numpy()
-        self.confusion[: len(counts), : len(counts)] += counts
+            counted = start_copy(_count_pairs(*pair, 256))
+
+        def finish() -> None:
+            counts = counted()
+            if None not in pair:
+                if 0 <= self.ignore_index < 256:
+                    counts[self.ignore_index] = 0
+                self._check_ids(counts.sum(0).nonzero(), counts.sum(1).nonzero())
+            counts = counts[:count, :count].numpy()
+            self.confusion[: len(counts), : len(counts)] += counts
+
+        return finish
 
     def _check_ids(self, prediction: torch.Tensor, reference: torch.Tensor) -> None:
         """Refuse values that are not the id of a class; ignored pixels are not among them."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..inference import segment
+from ..inference import batched_by_size, label_maps, prepare_image, read_ahead, segment
 from ..labels import class_names_of
 from .metrics import MeanIoU
 
@@ -47,31 +51,80 @@ def evaluate_domain(
     Raises:
         ValueError: the labels are not public, the model has other classes, or a file cannot be read.
     """
+    read = partial(read_sample, domain=domain, transform=transform)
     if domain.is_streamed:
         groups, total = set(), None
-        samples = domain.dataset.share(accelerator.process_index, accelerator.num_processes, limit)
+        samples = map(read, domain.dataset.share(accelerator.process_index, accelerator.num_processes, limit))
     else:
         indices = evenly_spaced_indices(len(domain.dataset), limit or len(domain.dataset))
         column = domain.dataset.with_format(None)["domain"]
         groups = {column[index] for index in indices}
         own_indices = indices[accelerator.process_index :: accelerator.num_processes]
-        samples, total = map(domain.dataset.__getitem__, own_indices), len(own_indices)
+        samples, total = read_ahead(own_indices, read, model.device), len(own_indices)
     names = [domain.name, *sorted(groups - {domain.name})]
     metrics = {name: MeanIoU(domain.classes, scored=domain.scored) for name in names}
-    for sample in tqdm(samples, domain.name, total, leave=False, disable=not accelerator.is_main_process):
-        if sample["label"] is None:
-            raise ValueError(f"{domain.name}: the label of {sample['name']} is not public. See rein-hf submit.")
-        image = sample["image"] if transform is None else transform(sample["image"], sample["name"])
+    samples = tqdm(samples, domain.name, total, leave=False, disable=not accelerator.is_main_process)
+    begun = []  # counts of the images before, for which nobody waits before the device has the next ones
+    for batch in batched_by_size(samples, itemgetter("image"), model, crop, stride):
         with accelerator.autocast():
-            prediction = predict_sample(model, processor, domain, image, crop, stride)
-        for name in {domain.name, sample["domain"]}:
-            try:
-                metrics[name].add(prediction=prediction, reference=sample["label"])
-            except ValueError as error:
-                raise ValueError(f"{domain.name}: {sample['name']}: {error}") from error
+            labels = label_maps(model, processor, [sample["image"] for sample in batch], crop, stride)
+        last, begun = begun, []
+        for sample, label in zip(batch, labels, strict=True):
+            label = in_classes_of(domain, label, model)
+            for name in {domain.name, sample["domain"]}:
+                with _naming(domain, sample):
+                    finish = metrics[name].begin_add(prediction=label, reference=sample["label"])
+                begun.append((sample, finish))
+        _finish(domain, last)
+    _finish(domain, begun)
     for metric in metrics.values():
         metric.reduce(accelerator)
     return metrics
+
+
+def read_sample(
+    sample: int | dict[str, Any], domain: Domain, transform: Callable[[Image.Image, str], Image.Image] | None = None
+) -> dict[str, Any]:
+    """A labelled sample of a domain, ready for the device.
+
+    Args:
+        sample: its index, or what a stream gave.
+
+    Returns:
+        `name`, `domain`, `label` (H, W) as a tensor, and `image`, a [`~rein_hf.inference.PreparedImage`].
+
+    Raises:
+        ValueError: the label is not public, or a file cannot be read.
+    """
+    sample = domain.dataset[sample] if isinstance(sample, int) else sample
+    if sample["label"] is None:
+        raise ValueError(f"{domain.name}: the label of {sample['name']} is not public. See rein-hf submit.")
+    image = sample["image"] if transform is None else transform(sample["image"], sample["name"])
+    label = torch.from_numpy(np.array(sample["label"]))
+    return {**sample, "image": prepare_image(image, domain.size), "label": label}
+
+
+def in_classes_of(domain: Domain, label: torch.Tensor, model: nn.Module) -> torch.Tensor:
+    """A label map (H, W) of a model's classes in those of a domain, on its device."""
+    names = class_names_of(model.config.id2label, "id2label of the model")
+    ids = np.arange(len(names), dtype=np.uint8)
+    classes = domain.predictions(ids, classes=list(names))
+    return label if np.array_equal(ids, classes) else torch.from_numpy(classes).to(label.device)[label.long()]
+
+
+def _finish(domain: Domain, begun: list[tuple[dict[str, Any], Callable[[], None]]]) -> None:
+    for sample, finish in begun:
+        with _naming(domain, sample):
+            finish()
+
+
+@contextmanager
+def _naming(domain: Domain, sample: dict[str, Any]) -> Iterator[None]:
+    """Errors begin with the sample's name."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{domain.name}: {sample['name']}: {error}") from error
 
 
 def predict_sample(

@@ -1,5 +1,6 @@
 """The pixels of one image: opened upright and at their full depth, and resized."""
 
+from .normalization import image_tensor, normalize, normalized_levels
 from .opening import (
     FORMATS,
     IMAGE_SUFFIXES,
@@ -13,6 +14,7 @@ from .opening import (
     turn_upright,
     upright_rgb,
 )
+from .png import decode_png
 from .resizing import affine_sample, resize_to_fit
 
 
@@ -22,8 +24,12 @@ __all__ = [
     "STORED_MODE",
     "STORED_ORIENTATION",
     "affine_sample",
+    "decode_png",
+    "image_tensor",
     "is_hidden",
     "load_pixels",
+    "normalize",
+    "normalized_levels",
     "open_image",
     "open_lazily",
     "resize_to_fit",

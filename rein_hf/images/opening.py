@@ -16,6 +16,8 @@ from typing import IO, Any
 import numpy as np
 from PIL import ExifTags, Image
 
+from .png import decode_png
+
 
 # What is opened. Others of Pillow's formats run a program (EPS: Ghostscript) or are hardly ever met and little tested.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
@@ -57,7 +59,9 @@ def open_image(source: ImageSource) -> Image.Image:
         ValueError: it cannot be read, is not of [`FORMATS`], or its values have no meaning as a picture. The message
             begins with the file's name.
     """
-    return upright_rgb(open_lazily(source), source_name(source))
+    image = open_lazily(source)
+    decoded = decode_png(image)
+    return upright_rgb(image if decoded is None else decoded, source_name(source))
 
 
 def open_lazily(source: ImageSource) -> Image.Image:

@@ -12,17 +12,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..head import head_of
-from ..images import resize_to_fit, upright_rgb
+from ..images import image_tensor, resize_to_fit, upright_rgb
 from ..labels import MAX_CLASSES
+from .budget import rows_at_once, windows_at_once
 from .compiled import predict_logits
-
-
-# How many windows go through the model together. This bounds the memory that a large image takes.
-WINDOWS_AT_ONCE = 8
-
-# How many rows of pixels are upsampled together. All masks at full size would be the largest tensor of an inference,
-# and slower to compute with.
-ROWS_AT_ONCE = 16
+from .transfer import pixel_values_of
 
 
 def semantic_scores(
@@ -84,18 +78,21 @@ def slide_inference(
     ]
     if len(windows) == 1:
         return next(_window_scores(model, pixel_values[None]))
-    scores, count = None, pixel_values.new_zeros(height, width)
-    for first in range(0, len(windows), WINDOWS_AT_ONCE):
-        batch = windows[first : first + WINDOWS_AT_ONCE]
+    scores = None
+    at_once = windows_at_once(model, min(crop, height), min(crop, width), len(pixel_values), pixel_values.device)
+    for first in range(0, len(windows), at_once):
+        batch = windows[first : first + at_once]
         crops = torch.stack([pixel_values[..., rows, columns] for rows, columns in batch])
         for (rows, columns), added in zip(batch, _window_scores(model, crops), strict=True):
             if scores is None:
                 scores = added.new_zeros(len(added), height, width, added.shape[1]).permute(0, 3, 1, 2)
             scores[..., rows, columns] += added
-            count[rows, columns] += 1
         if progress is not None:
             progress(first + len(batch), len(windows))
-    return scores.div_(count)
+    rows_seen, columns_seen = (  # by how many windows, along each side
+        _count_windows(side, crop, stride).to(scores) for side in (height, width)
+    )
+    return scores.div_(rows_seen[:, None] * columns_seen)
 
 
 def window_sides(model: nn.Module, crop: int | None = None, stride: int | None = None) -> tuple[int, int]:
@@ -112,6 +109,11 @@ def window_sides(model: nn.Module, crop: int | None = None, stride: int | None =
     if not 1 <= stride <= crop:
         raise ValueError(f"stride is {stride}; expected 1 to crop ({crop}).")
     return crop, stride
+
+
+def count_windows(height: int, width: int, crop: int, stride: int) -> int:
+    """The number of windows of an image."""
+    return len(_window_starts(height, crop, stride)) * len(_window_starts(width, crop, stride))
 
 
 def predict_labels(scores: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -144,8 +146,7 @@ def segment_image(
     errors are described."""
     image = upright_rgb(image)
     resized = image if size is None else resize_to_fit(image, size)
-    pixel_values = processor(resized, return_tensors="pt")["pixel_values"].to(model.device)
-    pixel_values = pixel_values[..., : resized.height, : resized.width]  # padded window by window instead
+    pixel_values = pixel_values_of(processor, image_tensor(resized), model.device)
     scores = slide_inference(model, pixel_values, crop, stride, progress)
     return predict_labels(scores, (image.height, image.width))[0].cpu().numpy()
 
@@ -154,6 +155,14 @@ def _window_starts(length: int, crop: int, stride: int) -> list[int]:
     """First pixel of each window. A window that would reach over the end is moved back inside."""
     last_start = max(length - crop, 0)
     return [min(start, last_start) for start in range(0, last_start + stride, stride)]
+
+
+def _count_windows(length: int, crop: int, stride: int) -> torch.Tensor:
+    """How many windows show each of `length` pixels."""
+    count = torch.zeros(length)
+    for start in _window_starts(length, crop, stride):
+        count[start : start + crop] += 1
+    return count
 
 
 def _upsample_in_strips(maps: torch.Tensor, size: tuple[int, int]) -> Iterator[tuple[slice, torch.Tensor]]:
@@ -169,8 +178,9 @@ def _upsample_in_strips(maps: torch.Tensor, size: tuple[int, int]) -> Iterator[t
     source = source.clamp(0, height - 1)
     upper = source.long()
     lower, lower_weight = (upper + 1).clamp(max=height - 1), (source - upper).to(maps.dtype)
-    for first in range(0, size[0], ROWS_AT_ONCE):
-        rows = slice(first, first + ROWS_AT_ONCE)
+    at_once = rows_at_once(maps, size)
+    for first in range(0, size[0], at_once):
+        rows = slice(first, first + at_once)
         strip = torch.lerp(maps[:, upper[rows]], maps[:, lower[rows]], lower_weight[rows, None, None])
         strip = strip.permute(0, 3, 1, 2)
         strip = F.interpolate(strip, size=(strip.shape[2], size[1]), mode="bilinear", align_corners=False)
@@ -187,6 +197,9 @@ def _window_scores(model: nn.Module, windows: torch.Tensor) -> Iterator[torch.Te
     padded = F.pad(windows.flatten(0, 1), (0, columns * patch - width, 0, rows * patch - height))
     has_masks = head_of(model.config.model_type).classifies_masks
     logits = [one.to(torch.promote_types(one.dtype, torch.float32)) for one in predict_logits(model, padded)]
+    if has_masks and windows.device.type != "cpu":  # in few large operations; on a CPU one window takes less memory
+        logits = [semantic_scores(*logits, padded.shape[-2:])]
     for window_logits in zip(*(tensor.unflatten(0, windows.shape[:2]) for tensor in logits), strict=True):
-        scores = semantic_scores(*window_logits, padded.shape[-2:]) if has_masks else window_logits[0]
+        is_scores = len(window_logits) == 1
+        scores = window_logits[0] if is_scores else semantic_scores(*window_logits, padded.shape[-2:])
         yield scores[..., :height, :width]

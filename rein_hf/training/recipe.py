@@ -20,7 +20,7 @@ from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 from ..files import parse_yaml, read_yaml
 from .optimizer_keys import OptimizerArguments, check_optimizer_keys
 from .recipe_defaults import DEFAULTS, evaluation_defaults
-from .recipe_keys import check_needs, check_trainer_keys
+from .recipe_keys import check_needs, check_trainer_keys, data_workers
 from .recipe_sections import check_sections, mend_numbers, suggestion
 
 
@@ -90,13 +90,13 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe
         _check_types(file)
         _check_types(given)
         overridden = {key.removeprefix("--").partition(".")[0] for key in overrides[::2]}
-        defaults = {**_defaults(TrainingArguments), **_defaults(RecipeArguments), **DEFAULTS}
+        defaults = {**_defaults(TrainingArguments), **_defaults(RecipeArguments), **DEFAULTS, **data_workers(given)}
         defaults |= evaluation_defaults(given, given.get("max_steps", defaults["max_steps"]))
         check_trainer_keys(given, defaults)
         check_needs(file, given, overridden, defaults)
         values = _with_defaults(given, f"outputs/{Path(path).stem}")
         _check_values(values)
-        values.update(_split_batch(values, world_size))
+        values.update({**_split_batch(values, world_size), **data_workers(values)})
         recipe, args = HfArgumentParser((RecipeArguments, TrainingArguments)).parse_dict(values)
         _check_optimizer(args)
         if args.mixed_precision == "fp16" and args.device.type == "cpu":

@@ -6,8 +6,13 @@ with transformers' own list. `NEEDS` names the keys that have an effect only tog
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
+
+import torch
+
+from ..data import default_workers
 
 
 # Fields that do what transformers documents.
@@ -204,3 +209,12 @@ def check_needs(
         if key in overridden or not has_effect({**defaults, **file}):
             found = f" is {given.get(other, defaults[other])!r}" if other in defaults else ""
             raise ValueError(f"{key} has no effect: {other}{found}; it needs {expected}.")
+
+
+def data_workers(values: Mapping[str, Any]) -> dict[str, int]:
+    """How many processes read samples, for a recipe that does not say it; nothing for one that does."""
+    if "dataloader_num_workers" in values:
+        return {}
+    on_cpu = values.get("use_cpu", not torch.accelerator.is_available())
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", 1)))
+    return {"dataloader_num_workers": default_workers("cpu" if on_cpu else "cuda", processes)}

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import TrainingArguments
 
 from ..backbone import backbone_of, cast_frozen_weights
-from ..data import Domain
+from ..data import Domain, class_masks
 from ..evaluation import evaluate_domain
 from ..head import ReinCriterion, pixel_loss
 from ..labels import IGNORE
@@ -161,6 +161,13 @@ class SegmentationTrainer(CheckpointingTrainer):
         self.criterion.averages = sums[:2] / num_micro_batches if num_micro_batches > 1 else None
         self._num_unlabelled += sums[2]
         return batches, num_items
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """A micro-batch on the device, where the masks of its classes are made."""
+        inputs = super()._prepare_inputs(inputs)
+        if "label_maps" in inputs:
+            inputs["mask_labels"] = class_masks(inputs.pop("label_maps"), inputs["class_labels"])
+        return inputs
 
     def compute_loss(self, model, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch=None):
         inputs = dict(inputs)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, SizeDict
 
 import rein_hf
-from rein_hf.data import Augmentation, Collator, Domain, TrainingSamples, load_domain, load_folder
+from rein_hf.data import Augmentation, Collator, Domain, TrainingSamples, class_masks, load_domain, load_folder
 from rein_hf.labels import CITYSCAPES, CITYSCAPES_CLASSES
 
 
@@ -291,6 +291,47 @@ def test_the_trap_of_padding_labels_with_the_processor():
     assert stock["mask_labels"][0].unique().tolist() == [1, 255]
     with pytest.raises(ValueError, match="label is 24x20 pixels; expected 32x32"):
         Collator(processor, 32)([small])
+
+
+@pytest.mark.parametrize("side", [32, 28])
+def test_batches_are_those_of_the_processor(side):
+    """Bit for bit, with masks made at once or later."""
+    rng = np.random.default_rng(3)
+    sizes = [(side, side), (20, 24), (1, 1)]
+    samples = [
+        {
+            "image": Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)),
+            "label": Image.fromarray(rng.choice([0, 7, 18, 255], (side, side)).astype(np.uint8)),
+            "name": str(size),
+            "domain": "d",
+        }
+        for size in sizes
+    ]
+    processor = rein_hf.build_image_processor(patch_size=14)
+    expected = processor(
+        images=[sample["image"] for sample in samples],
+        segmentation_maps=[np.asarray(sample["label"]) for sample in samples],
+        pad_size=SizeDict(height=side, width=side),
+        return_tensors="pt",
+    )
+    found = Collator(processor, side)(samples)
+    assert torch.equal(found["pixel_values"], expected["pixel_values"])
+    for key in ("mask_labels", "class_labels"):
+        for one, other in zip(found[key], expected[key], strict=True):
+            assert one.dtype == other.dtype and torch.equal(one, other)
+    deferred = Collator(processor, side, defer_masks=True)(samples)
+    assert deferred.keys() == {"pixel_values", "label_maps", "class_labels", "samples"}
+    assert deferred["label_maps"].dtype == torch.uint8
+    later = class_masks(deferred["label_maps"], deferred["class_labels"])
+    assert all(map(torch.equal, later, found["mask_labels"]))
+    pixels = Collator(processor, side, masks=False)(samples)
+    assert torch.equal(pixels["labels"], deferred["label_maps"].long()) and "class_labels" not in pixels
+
+
+def test_images_that_are_larger_than_the_crop_are_refused():
+    sample = {"image": Image.new("RGB", (33, 20)), "label": Image.new("L", (32, 32)), "name": "x", "domain": "y"}
+    with pytest.raises(ValueError, match="image is 33x20 pixels; expected 32x32 at most"):
+        Collator(rein_hf.build_image_processor(), 32)([sample])
 
 
 def test_an_image_without_any_class_has_no_masks():

@@ -17,7 +17,8 @@ from transformers import HfArgumentParser
 import rein_hf
 from rein_hf.commands import evaluate, submit, train
 from rein_hf.data import load_domain
-from rein_hf.evaluation import evaluate_domain
+from rein_hf.evaluation import MeanIoU, evaluate_domain
+from rein_hf.inference import ahead
 from rein_hf.labels import CITYSCAPES_CLASSES, CITYSCAPES_IDS
 from tests.support.miniatures import MAPILLARY_CLASSES, write_miniature
 from tests.support.runs import HEAD
@@ -251,3 +252,37 @@ def test_errors_in_a_sample_name_it(folders):
     predictor.config.id2label = {1: "road", 2: "sky"}
     with pytest.raises(ValueError, match="id2label of the model has the ids 1, 2; expected 0 to 1"):
         evaluate_domain(predictor, rein_hf.build_image_processor(), domain, Accelerator(cpu=True))
+
+
+@pytest.mark.filterwarnings("ignore:.* holds .* of the .* images")
+@pytest.mark.parametrize(("workers", "together"), [(0, 1), (0, 2), (2, 1), (2, 5)])
+def test_workers_and_batches_change_no_count(folders, monkeypatch, workers, together):
+    """Images of two sizes, of which the last one stays alone."""
+    write("cityscapes", folders, "val", [halves(0, 2), halves(2, 10), halves(10, 13), halves(0, 0, (64, 80))])
+    domain = load_domain(spec(folders, "cityscapes", "val", "#size=native"))
+    processor = rein_hf.build_image_processor()
+    expected = MeanIoU(domain.classes)
+    for sample in domain.dataset:
+        prediction = rein_hf.segment(Predictor(), processor, sample["image"])
+        expected.add(prediction=prediction, reference=sample["label"])
+    monkeypatch.setattr(ahead, "default_workers", lambda device: workers)
+    monkeypatch.setattr(ahead, "images_at_once", lambda *args: together)
+    predictor = Predictor()
+    found = evaluate_domain(predictor, processor, domain, Accelerator(cpu=True))["cityscapes"]
+    assert found.confusion.sum() == expected.confusion.sum() > 0
+    assert np.array_equal(found.confusion, expected.confusion)
+    # three images of three windows each, then one of two windows
+    assert sum(shape[0] for shape in predictor.seen) == 3 * 3 + 2
+    assert max(shape[0] for shape in predictor.seen) == 3 * min(together, 3)
+
+
+@pytest.mark.filterwarnings("ignore:.* holds .* of the .* images")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_file_is_named_in_one_line(folders, monkeypatch, workers):
+    broken = sorted((folders / "cityscapes").rglob("val/**/*000001*leftImg8bit.png"))[0]
+    broken.write_bytes(broken.read_bytes()[:99])
+    monkeypatch.setattr(ahead, "default_workers", lambda device: workers)
+    domain = load_domain(spec(folders, "cityscapes", "val", "#size=native"))
+    with pytest.raises(ValueError, match="cannot be read as an image") as error:
+        evaluate_domain(Predictor(), rein_hf.build_image_processor(), domain, Accelerator(cpu=True))
+    assert broken.name in str(error.value) and "\n" not in str(error.value)

@@ -127,7 +127,7 @@ def test_given_crop_and_stride_are_used():
 @pytest.mark.parametrize("together", [1, 3, 8])
 def test_windows_are_averaged_by_count(monkeypatch, together):
     """Each window answers with a constant of its own; how many go through the model at once does not matter."""
-    monkeypatch.setattr(inference, "WINDOWS_AT_ONCE", together)
+    monkeypatch.setattr(inference, "windows_at_once", lambda *args: together)
 
     def constant(windows):
         first = windows[:, 0, 0, 0] * 3 + windows[:, 1, 0, 0]

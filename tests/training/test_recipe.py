@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 import rein_hf.data
 from rein_hf.commands import train
-from rein_hf.training import read_recipe
+from rein_hf.training import read_recipe, recipe_keys
 from rein_hf.training import recipe as recipe_module
 from rein_hf.training.recipe_keys import COMPUTED, NEEDS, REFUSED, USABLE
 
@@ -245,3 +245,22 @@ def test_schedules(file):
     plateau = file(lr_scheduler_type="reduce_lr_on_plateau", eval_strategy="steps", evaluate=["data"])
     assert read_recipe(plateau)[1].lr_scheduler_kwargs == {"mode": "max"}
     assert "lr_scheduler_kwargs.mode is 'min'; expected 'max'" in refusal(plateau, "--lr_scheduler_kwargs.mode", "min")
+
+
+def test_workers_read_the_samples_beside_a_gpu(monkeypatch):
+    """As many as there are cores for; a recipe's own number counts, 0 too."""
+    monkeypatch.setattr(recipe_keys, "default_workers", lambda device, processes: (device, processes))
+    assert recipe_keys.data_workers({"use_cpu": True}) == {"dataloader_num_workers": ("cpu", 1)}
+    assert recipe_keys.data_workers({"use_cpu": False}) == {"dataloader_num_workers": ("cuda", 1)}
+    assert recipe_keys.data_workers({"dataloader_num_workers": 0, "use_cpu": False}) == {}
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    assert recipe_keys.data_workers({"use_cpu": False}) == {"dataloader_num_workers": ("cuda", 16)}
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")  # of two machines
+    assert recipe_keys.data_workers({"use_cpu": False}) == {"dataloader_num_workers": ("cuda", 8)}
+
+
+def test_a_recipe_on_a_cpu_has_no_workers(file, monkeypatch):
+    assert read_recipe(file())[1].dataloader_num_workers == 0
+    assert read_recipe(file(), ["--dataloader_num_workers", "2"])[1].dataloader_num_workers == 2
+    monkeypatch.setattr(recipe_module, "data_workers", lambda values: {"dataloader_num_workers": 3})
+    assert read_recipe(file(), ["--dataloader_prefetch_factor", "4"])[1].dataloader_num_workers == 3
