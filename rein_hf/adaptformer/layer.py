@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..tuner import NO_DATA_PARALLEL, BackboneTunerLayer
+from ..tuner.base import prepend_forward_hook
 from .config import AdaptFormerConfig
 
 
@@ -79,7 +80,7 @@ class AdaptFormerLayer(nn.Module, BackboneTunerLayer):
             self._pending = PendingDelta()
             self._hooks = [
                 block.attention.register_forward_pre_hook(ForgetDelta(self._pending)),
-                getattr(block, end).register_forward_hook(AddDelta(self._pending), prepend=True),
+                prepend_forward_hook(getattr(block, end), AddDelta(self._pending)),
             ]
 
     def update_layer(self, adapter_name: str, config: AdaptFormerConfig) -> None:

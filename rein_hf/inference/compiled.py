@@ -39,7 +39,8 @@ def compile_segmenter(model: nn.Module, mode: str | None = None, backend: str = 
     All that predicts with the model uses it from then on: [`segment`], [`slide_inference`], [`evaluate_domain`].
     Training, and `model(...)` itself, do not. The first image takes a minute or more. With the second size of images
     sizes become symbols, which takes as long again; each further size then takes a moment. That pays off for hundreds
-    of images. Adapters can be switched; each is compiled when it is used first.
+    of images. Adapters can be switched; each is compiled when it is used first. A hierarchical backbone is compiled
+    for every size anew, since torch cannot express the windows of its attention in symbols.
 
     Args:
         model: from [`rein_hf.from_pretrained`], in eval mode, on its device, and with frozen weights cast already if
@@ -65,7 +66,8 @@ def compile_segmenter(model: nn.Module, mode: str | None = None, backend: str = 
     if model.training:
         raise ValueError("The model is in training mode; expected model.eval() before it is compiled for inference.")
     mode = mode or MODES.get(next(model.parameters()).device.type)
-    compiled = torch.compile(_logits, fullgraph=True, mode=mode, backend=backend)
+    dynamic = False if model.config.backbone_config.in_stages else None
+    compiled = torch.compile(_logits, fullgraph=True, dynamic=dynamic, mode=mode, backend=backend)
 
     def compiled_logits(pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         torch.compiler.cudagraph_mark_step_begin()

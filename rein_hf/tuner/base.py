@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 import torch
 from accelerate.utils import align_module_device, has_offloaded_params
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 
 NO_DATA_PARALLEL = (
@@ -202,3 +203,16 @@ def _note_loaded_tensors(module, state_dict, prefix, *_) -> None:
         found = state_dict.get(prefix + name)
         if found is not None and found.shape == parameter.shape and hasattr(parameter, "_adapter_initial"):
             del parameter._adapter_initial
+
+
+def prepend_forward_hook(module: nn.Module, hook: Callable) -> RemovableHandle:
+    """Registers a forward hook before all others: transformers records hidden states in one of its own.
+
+    `register_forward_hook(hook, prepend=True)` only moves the hook to the front of an `OrderedDict`. torch.compile, up
+    to torch 2.11, looks hooks up in the order in which they were inserted, and takes another one for it.
+    """
+    handle = module.register_forward_hook(hook, prepend=True)
+    hooks = list(module._forward_hooks.items())
+    module._forward_hooks.clear()
+    module._forward_hooks.update(hooks)
+    return handle

@@ -12,7 +12,14 @@ from functools import partial
 import torch
 from torch import nn
 
-from .base import NO_DATA_PARALLEL, ReinTunerLayer, is_autocast_enabled, linear_weight, with_weights
+from .base import (
+    NO_DATA_PARALLEL,
+    ReinTunerLayer,
+    is_autocast_enabled,
+    linear_weight,
+    prepend_forward_hook,
+    with_weights,
+)
 from .block_list import BlockListLayer
 from .config import ReinConfig
 from .factors import Factors, RefinementWeights, add_to_patches
@@ -110,9 +117,7 @@ class ReinLayer(ReinTunerLayer, BlockListLayer):
         self._set_up(adapter_name)
         self.update_layer(adapter_name, config, query_dim)
         self._hooks = [
-            # first among the block's hooks: transformers records hidden states in a later one
-            block.register_forward_hook(RefinementHook(self, index), prepend=True)
-            for index, block in enumerate(base_layer)
+            prepend_forward_hook(block, RefinementHook(self, index)) for index, block in enumerate(base_layer)
         ]
 
     def update_layer(self, adapter_name: str, config: ReinConfig, query_dim: int | None = None) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..tuner import BlockListLayer
-from ..tuner.base import with_weights
+from ..tuner.base import prepend_forward_hook, with_weights
 from .config import VPTConfig
 from .hooks import CleanStem, InsertPrompts, RemovePrompts
 
@@ -82,7 +82,7 @@ class VPTLayer(BlockListLayer):
             insert, remove = InsertPrompts(self, index), RemovePrompts(self, index)
             # outermost: before all pre-hooks the tokens of the model, after all others those with prompts
             self._hooks.append(block.register_forward_pre_hook(insert, with_kwargs=True))
-            self._hooks.append(block.register_forward_hook(remove, prepend=True))
+            self._hooks.append(prepend_forward_hook(block, remove))
 
     def update_layer(self, adapter_name: str, config: VPTConfig) -> None:
         """Add one more adapter, with new weights, uniform in +-sqrt(6 / (3 p^2 + c)). One of this name is replaced.
@@ -108,7 +108,7 @@ class VPTLayer(BlockListLayer):
         Args:
             encoder (`nn.Module`): the vision transformer around these blocks, which returns the hidden states.
         """
-        self._hooks.append(encoder.register_forward_hook(CleanStem(self), prepend=True))
+        self._hooks.append(prepend_forward_hook(encoder, CleanStem(self)))
 
     def number_of_prompts(self, index: int) -> int:
         """Number of prompts m that the active adapter has for a block, counted from 0; 0 if it has none."""

@@ -10,14 +10,15 @@ from tests.support.models import perturb
 from tests.support.runs import HEAD
 
 
-# CLIP's and SigLIP's towers are in two checkpoints each, and SAM's; the code that is compiled is the same
+# CLIP's tower and SAM's are in two checkpoints each; the code that is compiled is the same
 COMPILED = [name for name in vision_encoders.CHECKPOINTS if name not in ("clip", "sam")]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMPILED)
 def test_features_and_gradients_from_one_graph(name, tmp_path):
-    """`aot_eager` traces the backward pass too. The second size is one that makes sizes symbols."""
+    """`aot_eager` traces the backward pass too. The second size makes sizes symbols; not for a hierarchical
+    transformer, whose windows torch cannot express in them."""
     folder = vision_encoders.write_encoder(name, tmp_path)
     torch.manual_seed(0)
     model = rein_hf.build_segmenter(folder, {0: "road", 1: "car"}, image_size=64, num_queries=8, head=HEAD)
@@ -25,8 +26,9 @@ def test_features_and_gradients_from_one_graph(name, tmp_path):
     perturb(model)
     encoder = rein_hf.backbone.backbone_of(model.eval())
     torch.compiler.reset()
-    compiled = torch.compile(encoder, fullgraph=True, backend="aot_eager")
-    for size in ((64, 64), (64, 96)):
+    in_stages = encoder.config.in_stages
+    compiled = torch.compile(encoder, fullgraph=True, backend="aot_eager", dynamic=False if in_stages else None)
+    for size in [(64, 64), (64, 96)][: 1 if in_stages else 2]:
         images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
         results = []
         for function in (encoder, compiled):
