@@ -51,6 +51,7 @@ class EvaluationArguments:
     severities: list[int] | None = field(default=None, metadata={"help": "Of corruptions: all of 1 to 5 by default."})
     seed: int | None = field(default=None, metadata={"help": "Of the corruptions' random numbers; 0 by default."})
     bf16: bool = field(default=False, metadata={"help": "Autocast to bfloat16."})
+    compile: bool = field(default=False, metadata={"help": "torch.compile the model: pays off for many images."})
     sheet_rows: int = field(default=3, metadata={"help": "Images of each domain on the contact sheet; 0 for none."})
     resume: bool = field(default=False, metadata={"help": "Keep the results that output_dir holds."})
 
@@ -67,11 +68,11 @@ def main(args: EvaluationArguments) -> dict:
     results = Results(output_dir / "results.json", args.resume, accelerator.is_main_process)
     robustness = Results(output_dir / "robustness.json", args.resume, accelerator.is_main_process)
     settings = {key: getattr(args, key) for key in ("backbone", "crop", "stride", "limit", "scored", "bf16")}
-    settings["seed"] = args.seed or None
+    settings.update(seed=args.seed or None, compile=args.compile or None)
     written = Results(output_dir / "settings.json", args.resume, accelerator.is_main_process)
     pictures = {domain.name: [] for domain in domains}
     for path in args.model:
-        model = move_to(accelerator, rein_hf.from_pretrained(path, backbone=args.backbone))
+        model = move_to(accelerator, rein_hf.from_pretrained(path, backbone=args.backbone), args.compile)
         class_names_of(model.config.id2label, f"--model {path}: id2label")
         window_sides(model, args.crop, args.stride)
         written.put_settings(settings)

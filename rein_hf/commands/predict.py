@@ -65,6 +65,7 @@ class PredictionArguments:
     stride: int | None = field(default=None, metadata={"help": "Step between windows; default: 2/3 of the window."})
     opacity: float = field(default=0.5, metadata={"help": "Of the colours over the image, 0 to 1."})
     bf16: bool = field(default=False, metadata={"help": "Autocast to bfloat16."})
+    compile: bool = field(default=False, metadata={"help": "torch.compile the model: pays off for many images."})
     explain: bool = field(default=False, metadata={"help": "STEM_explain.jpg too: features, and where tokens look."})
     confidence: bool = field(default=False, metadata={"help": "STEM_confidence.png too: white 1, black 0."})
     legend: bool = field(default=False, metadata={"help": "Colours and names of the classes below each overlay."})
@@ -82,7 +83,7 @@ def main(args: PredictionArguments) -> int:
     output_dir = Path(args.output_dir)
     photos, skipped = find_photos(args.input, output_dir)
     check_videos([photo.file for photo in photos if is_video(photo.file)], args)
-    model = move_to(accelerator, rein_hf.from_pretrained(args.model, backbone=args.backbone))
+    model = move_to(accelerator, rein_hf.from_pretrained(args.model, backbone=args.backbone), args.compile)
     class_names_of(model.config.id2label, f"--model {args.model}: id2label")
     window_sides(model, args.crop, args.stride)
     if args.explain:

@@ -36,6 +36,7 @@ from ..training import (
     checkpoints,
     config_fixed_on_resume,
     draw_curves,
+    explain_lost_connection,
     read_recipe,
     tuning_config,
 )
@@ -65,10 +66,10 @@ def main(recipe: RecipeArguments, args: TrainingArguments) -> SegmentationTraine
         return None
     say(args, opening_lines(recipe, args, sources, targets))
     trainer = build_trainer(recipe, args, sources, targets)
-    if args.dataloader_num_workers and args.process_index == 0:
-        print(f"Worker processes that read samples (dataloader_num_workers): {args.dataloader_num_workers}")
+    say(args, [f"Worker processes that read samples (dataloader_num_workers): {args.dataloader_num_workers}"])
     begun = time.monotonic()
-    trainer.train(resume_from_checkpoint=checkpoint)
+    with explain_lost_connection(args.process_index, args.world_size):
+        trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_state()
     trainer.save_model()
     draw_curves(trainer)

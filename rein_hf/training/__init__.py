@@ -1,6 +1,7 @@
 """Training: recipe files, the Trainer, the optimizer's parameter groups, checkpoints that survive interruptions."""
 
 from .compiling import compile_before_loss
+from .lost_connection import explain_lost_connection
 from .optim import param_groups, use_fused_optimizer
 from .optimizer_keys import OptimizerArguments
 from .progress import CURVES, PICTURES, check_trackers, draw_curves
@@ -25,6 +26,7 @@ __all__ = [
     "compile_before_loss",
     "config_fixed_on_resume",
     "draw_curves",
+    "explain_lost_connection",
     "param_groups",
     "read_recipe",
     "tuning_config",

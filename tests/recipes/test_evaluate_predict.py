@@ -16,7 +16,7 @@ from transformers import HfArgumentParser
 import rein_hf
 from rein_hf.commands import evaluate, predict
 from rein_hf.data import load_folder
-from rein_hf.evaluation import evaluate_domain, evenly_spaced_indices
+from rein_hf.evaluation import evaluate_domain, evenly_spaced_indices, precision
 from rein_hf.labels import palette_of
 from rein_hf.views import block_views_of_photo, explanation_sheet
 from tests.support.models import make_decided, perturb
@@ -119,6 +119,25 @@ def test_evaluate_writes_results_and_pictures(adapter, data, tmp_path, capsys):
     assert means == (
         "| mIoU | small | small/s1 | small/s2 |\n|---|---|---|---|\n" + f"| rein | {small:.2f} | {s1:.2f} | {s2:.2f} |"
     )
+
+
+def test_a_compiled_model_counts_the_same(adapter, data, tmp_path, monkeypatch):
+    """`--compile true`, with a backend that needs no compiler."""
+    calls = []
+
+    def compile_segmenter(model):
+        calls.append(model)
+        return rein_hf.inference.compile_segmenter(model, backend="eager")
+
+    monkeypatch.setattr(precision, "compile_segmenter", compile_segmenter)
+    found = []
+    for words in ((), ("--compile", "true")):
+        output = str(tmp_path / f"eval{len(words)}")
+        argv = ["--model", adapter, "--domains", str(data), "--output_dir", output, "--sheet_rows", "0", *words]
+        (arguments,) = HfArgumentParser(evaluate.EvaluationArguments).parse_args_into_dataclasses(argv)
+        found.append(evaluate.main(arguments)[adapter])
+    assert len(calls) == 1 and found[0] == found[1]
+    torch.compiler.reset()
 
 
 def test_evaluate_counts_what_segment_finds(adapter, data, tmp_path):
