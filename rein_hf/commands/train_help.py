@@ -29,7 +29,7 @@ from .train_keys import ALIASES
 GROUPS = {
     "data": "train evaluate weights",
     "model": "backbone backbone_dtype head num_queries crop patch_size out_indices",
-    "tuning": "tuning rein lora adaptformer vpt soma",
+    "tuning": "tuning short_run rein lora adaptformer vpt soma",
     "length and batch": "max_steps total_batch_size per_device_train_batch_size seed full_determinism output_dir",
     "optimizer": "learning_rate lr_scheduler_ warmup_steps weight_decay adam_ max_grad_norm backbone_lr_factor "
     "adapter_lr_factor head_lr_factor adapter_weight_decay_factor ema_",

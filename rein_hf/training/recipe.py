@@ -19,7 +19,7 @@ from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
 from ..files import parse_yaml, read_yaml
 from .optimizer_keys import OptimizerArguments, check_optimizer_keys
-from .recipe_defaults import DEFAULTS, evaluation_defaults
+from .recipe_defaults import DEFAULTS, evaluation_defaults, short_run_defaults
 from .recipe_keys import check_needs, check_trainer_keys, data_workers
 from .recipe_sections import check_sections, mend_numbers, suggestion
 
@@ -40,6 +40,9 @@ class RecipeArguments(OptimizerArguments):
     adaptformer: dict | None = dataclasses.field(default=None, metadata={"help": "Arguments of AdaptFormerConfig."})
     vpt: dict | None = dataclasses.field(default=None, metadata={"help": "Arguments of VPTConfig."})
     soma: dict | None = dataclasses.field(default=None, metadata={"help": "Arguments of SomaConfig."})
+    short_run: bool = dataclasses.field(
+        default=False, metadata={"help": "Settings of Rein for hundreds of steps instead of the paper's."}
+    )
     head: dict | None = dataclasses.field(
         default=None, metadata={"help": "Arguments of Mask2FormerConfig; with model_type: upernet of UperNetConfig."}
     )
@@ -162,7 +165,7 @@ def _check_types(values: dict[str, Any]) -> None:
 def _with_defaults(given: dict[str, Any], output_dir: str) -> dict[str, Any]:
     """A recipe's values, and the paper's where it gives none."""
     values = {**_defaults(RecipeArguments), **copy.deepcopy(DEFAULTS), "output_dir": output_dir, **given}
-    values |= evaluation_defaults(given, values["max_steps"])
+    values |= evaluation_defaults(given, values["max_steps"]) | short_run_defaults(values)
     kind, kwargs = values["lr_scheduler_type"], given.get("lr_scheduler_kwargs") or {}
     if not isinstance(kwargs, dict):
         raise ValueError(f"lr_scheduler_kwargs is {kwargs!r}; expected keys with values.")

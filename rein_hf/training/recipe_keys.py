@@ -125,6 +125,7 @@ _CHECKPOINTING = (
 )
 NEEDS: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], Any]]] = {
     "rein": ("tuning", "rein", lambda values: values["tuning"] == "rein"),
+    "short_run": ("tuning", "rein", lambda values: values["tuning"] == "rein"),
     "lora": ("tuning", "lora", lambda values: values["tuning"] == "lora"),
     "adaptformer": ("tuning", "adaptformer", lambda values: values["tuning"] == "adaptformer"),
     "vpt": ("tuning", "vpt", lambda values: values["tuning"] == "vpt"),

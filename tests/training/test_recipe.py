@@ -233,6 +233,19 @@ def test_numbers_that_yaml_reads_otherwise_than_meant(tmp_path):
     assert recipe.rein == {"init_scale": 1e-2} and recipe.head == {"class_weight": 2.0}
 
 
+def test_a_short_run_has_settings_of_its_own_which_the_recipe_may_change(file):
+    paper, _ = read_recipe(file())
+    assert paper.rein is None and paper.adapter_lr_factor is None
+    short, _ = read_recipe(file(short_run=True, rein={"r": 8}))
+    assert short.rein == {"zero_init": True, "link_queries": False, "r": 8} and short.adapter_lr_factor == 0.2
+    path = file(short_run=True, rein={"link_queries": True}, adapter_lr_factor=1.0)
+    changed, _ = read_recipe(path)
+    assert changed.rein == {"zero_init": True, "link_queries": True} and changed.adapter_lr_factor == 1.0
+    lora, _ = read_recipe(file(short_run=True), ["--tuning", "lora"])
+    assert lora.rein is None and lora.adapter_lr_factor is None
+    assert "short_run has no effect: tuning is 'lora'" in refusal(file(tuning="lora"), "--short_run", "true")
+
+
 def test_schedules(file):
     """What a recipe leaves out of the paper's schedule is the paper's; another one gets nothing of it."""
     defaults = copy.deepcopy(recipe_module.DEFAULTS)
