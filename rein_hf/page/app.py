@@ -11,6 +11,8 @@ from .service import Service
 
 PAGE_EXTRA = 'pip install "rein-hf[page]"'
 CLIENT = Path(__file__).parent / "client"
+# Around the component: Gradio's own margins leave a phone little, and form controls have a dark scheme of their own.
+CSS = ".gradio-container .main { padding: 8px !important } .dark { color-scheme: dark }"
 # What Gradio keeps for a browser is some kB; so many are remembered
 SESSIONS = 200
 
@@ -77,8 +79,8 @@ def launch_page(
 
     Args:
         service, title: as for [`build_page`].
-        host (`str`, *optional*): address to listen at; by default what `GRADIO_SERVER_NAME` says, or this machine alone
-            (127.0.0.1).
+        host (`str`, *optional*): address to listen at; by default what `GRADIO_SERVER_NAME` says, or 127.0.0.1, this
+            machine alone.
         port (`int`, *optional*): by default what `GRADIO_SERVER_PORT` says, or the first free one from 7860.
         open_browser (`bool`): open the page in this machine's browser.
         wait (`bool`): return only when the server is stopped (Ctrl+C).
@@ -111,6 +113,7 @@ def launch_page(
         mcp_server=False,
         pwa=False,
         footer_links=[],
+        css=CSS,
         state_session_capacity=SESSIONS,
         theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         app_kwargs={"middleware": [limit]},

@@ -60,8 +60,8 @@ def open_upload(uri: object, bounds: Bounds) -> Image.Image:
     content = decode_data_uri(uri, "The photo")
     if len(content) > bounds.megabytes * 1_000_000:
         raise PageError(
-            f"The photo's file has {len(content) / 1e6:.1f} MB; this page takes {bounds.megabytes} MB at most. Save it "
-            "smaller, or as JPEG."
+            f"The photo's file has {len(content) / 1e6:.1f} MB; this page takes {bounds.megabytes} MB at most. Save "
+            "it smaller, or as JPEG."
         )
     # Pillow refuses a picture of far too many pixels itself, with its own words
     source = {"bytes": content, "path": "the photo"}

@@ -58,9 +58,7 @@ def photo_of(request: Mapping[str, Any], examples: Sequence[Example], bounds: Bo
         raise PageError("The photo is too small to be corrupted; expected 32x32 pixels at least.") from error
 
 
-def seen_size(
-    request: Mapping[str, Any], size: tuple[int, int], crop: int, bounds: Bounds
-) -> tuple[int, int] | None:
+def seen_size(request: Mapping[str, Any], size: tuple[int, int], crop: int, bounds: Bounds) -> tuple[int, int] | None:
     """What a photo of `size` is resized to fit into before the model, of windows of `crop` pixels, sees it, by the
     `detail` of a request; `None`: it stays as it is. No photo is enlarged.
 
@@ -72,8 +70,8 @@ def seen_size(
     ```py
     >>> from rein_hf.page import Bounds
     >>> from rein_hf.page.requests import seen_size
-    >>> seen_size({"detail": "fast"}, (4000, 3000), 512, Bounds()), seen_size({"detail": "fast"}, (640, 480), 512, Bounds())
-    ((683, 512), None)
+    >>> seen_size({"detail": "fast"}, (4000, 3000), 512, Bounds())
+    (683, 512)
 
     ```
     """
@@ -84,8 +82,8 @@ def seen_size(
     width, height = (max(round(side * short / min(size)), 1) for side in size)
     if width * height > bounds.seen_megapixels * 1_000_000:
         raise PageError(
-            f"The model would have to see {width}x{height} pixels; this page takes {bounds.seen_megapixels} million at "
-            "most. Ask for less detail, or cut the photo."
+            f"The model would have to see {width}x{height} pixels; this page takes {bounds.seen_megapixels} million "
+            "at most. Ask for less detail, or cut the photo."
         )
     return None if short == min(size) else (width, height)
 

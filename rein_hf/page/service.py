@@ -44,9 +44,10 @@ logger = logging.getLogger(__name__)
 # How many blocks the explain view shows: the first, the last, and others between.
 BLOCKS = 5
 
+
 class Service:
-    """The functions behind a page. Each takes one dictionary and gives one, both of JSON's types; a mistake is answered
-    by {"error": a sentence}.
+    """The functions behind a page. Each takes one dictionary and gives one, both of JSON's types; a mistake is
+    answered by {"error": a sentence}.
 
     Args:
         adapters: of which a visitor chooses.
@@ -121,7 +122,9 @@ class Service:
         except PageError as error:
             return {"error": str(error)}
         except (MemoryError, torch.OutOfMemoryError):
-            return {"error": "The server has not enough memory for this photo. Make it smaller, or ask for less detail."}
+            return {
+                "error": "The server has not enough memory for this photo. Make it smaller, or ask for less detail."
+            }
         except Exception:  # its message may name paths of the server; they go into the log alone
             logger.exception("a request of the page failed")
             return {"error": "Something went wrong on the server; its log says what. Nothing of the photo was kept."}
@@ -174,7 +177,9 @@ class Service:
         name, processor = self._chosen_adapter(request)
         if not self.adapters.facts[name].explains:
             raise PageError(f"{name} is no Rein adapter: there are no tokens whose attention could be shown.")
-        views = block_views_of_photo(self.adapters.model, processor, photo_of(request, self.examples, self.bounds), BLOCKS)
+        views = block_views_of_photo(
+            self.adapters.model, processor, photo_of(request, self.examples, self.bounds), BLOCKS
+        )
         return {"sheet": encode_picture(explanation_sheet(*views), "JPEG", quality=88), "adapter": name}
 
     def _chosen_adapter(self, request: Mapping[str, Any]) -> tuple[str, Any]:
@@ -186,6 +191,6 @@ class Service:
 
 
 def _compressed(picture: Image.Image) -> str:
-    """The bytes of a picture's pixels, by zlib, in base64. A browser that guards its visitor against fingerprints gives
-    other pixels of a PNG than its file has."""
+    """The bytes of a picture's pixels, by zlib, in base64. Not as a PNG: browsers that guard against fingerprints give
+    scripts other pixels than a picture has."""
     return base64.b64encode(zlib.compress(picture.tobytes(), 6)).decode("ascii")

@@ -4,7 +4,7 @@ const find = (selector) => element.querySelector(selector);
 const names = about.classes.map((entry) => entry.name);
 const view = new View(find("canvas"), about.classes.map((entry) => entry.colour));
 const state = { photo: null, name: "", hidden: new Set(), answers: new Map(), busy: false, again: false };
-const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`;
+const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)}\u00a0%`;
 
 function make(tag, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
@@ -172,9 +172,9 @@ find("h1").textContent = props.heading;
 find(".takes").textContent = `${about.formats.join(", ")}; up to ${about.bounds.megabytes} MB and ${about.bounds.megapixels} million pixels`;
 fill(find(".adapter"), about.adapters.map((entry) => entry.name));
 fill(find(".detail"), about.details, [
-  `a small copy, ${about.crop} pixels high or wide (fast)`,
-  `a copy of ${2 * about.crop} pixels (fine)`,
-  "every pixel of the photo (slow)",
+  `a copy of ${about.crop} pixels: fast`,
+  `a copy of ${2 * about.crop} pixels: fine`,
+  "every pixel: slow",
 ]);
 const spoken = about.corruptions.map((entry) => `${entry.kind}: ${entry.name.replaceAll("_", " ")}`);
 fill(find(".corruption"), ["", ...about.corruptions.map((entry) => entry.name)], ["none", ...spoken]);

@@ -3,7 +3,7 @@ class View {
   constructor(canvas, colours) {
     this.canvas = canvas;
     this.colours = colours;
-    this.context = canvas.getContext("2d");
+    this.context = canvas.getContext("2d", { willReadFrequently: true });
     this.answer = null;
     this.cross = null; // [x, y] in pixels of the picture
   }
