@@ -122,8 +122,8 @@ def display_names(sources: Sequence[str | os.PathLike]) -> list[str]:
 
     ```py
     >>> from rein_hf.page.adapters import display_names
-    >>> display_names(["runs/day/rein", "runs/night/rein", "runs/frozen"])
-    ['day/rein', 'night/rein', 'frozen']
+    >>> display_names(["runs/day/rein", "runs/night/rein", "user/frozen"])
+    ['day/rein', 'night/rein', 'user/frozen']
 
     ```
     """

@@ -45,6 +45,7 @@ def build_page(service: Service, title: str = "Segment a photo") -> Any:
     """
     gradio = require_gradio()
 
+    # Gradio writes an attribute on each, which methods do not take
     def segment(request):
         return service.segment(request)
 

@@ -72,7 +72,7 @@ def open_upload(uri: object, bounds: Bounds) -> Image.Image:
             raise PageError(_too_many_pixels("far more", bounds)) from error
         raise PageError(f"This is no photo that the page can read. It takes {', '.join(FORMATS)} files.") from error
     if width * height > bounds.megapixels * 1_000_000:
-        found = f"{width}x{height} pixels, {width * height / 1e6:.0f} million"
+        found = f"{width}x{height} pixels, {width * height / 1e6:.1f} million"
         raise PageError(_too_many_pixels(found, bounds))
     try:
         return open_image(source)

@@ -1,0 +1,64 @@
+"""What a browser sends to the server of a page."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import urllib.request
+from dataclasses import dataclass
+from typing import Any
+
+
+# no proxy between this machine and itself
+_open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
+
+@dataclass
+class PageClient:
+    """One visitor.
+
+    Args:
+        address: of the page.
+        session: the visitor's name for Gradio.
+    """
+
+    address: str
+    session: str = "visitor"
+
+    def get(self, path: str) -> bytes:
+        with _open(f"{self.address}{path}", timeout=60) as reply:
+            return reply.read()
+
+    @property
+    def component(self) -> int:
+        """Gradio's number of the page's component."""
+        config = json.loads(self.get("config"))
+        return next(entry["id"] for entry in config["components"] if entry["type"] == "html")
+
+    def body(self, function: str, request: Any) -> bytes:
+        values = {"data": request, "fn_name": function, "component_id": self.component, "session_hash": self.session}
+        return json.dumps(values).encode()
+
+    def ask(self, function: str, request: Any) -> dict[str, Any]:
+        """What a function of the page answers."""
+        return json.loads(self.post("gradio_api/component_server/", self.body(function, request)))
+
+    def post(self, path: str, body: bytes, kind: str = "application/json") -> bytes:
+        headers = {"Content-Type": kind}
+        with _open(urllib.request.Request(f"{self.address}{path}", body, headers), timeout=60) as reply:
+            return reply.read()
+
+
+def wait_for_address(process: subprocess.Popen) -> PageClient:
+    """The page that a process serves, once it says its address.
+
+    Raises:
+        AssertionError: it ends before.
+    """
+    said = ""
+    for line in process.stdout:
+        said += line
+        if found := re.search(r"The page is at (\S+)", line):
+            return PageClient(found[1])
+    raise AssertionError(f"no page is served: {said}")
