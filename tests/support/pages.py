@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-import subprocess
+import socket
 import urllib.request
 from dataclasses import dataclass
 from typing import Any
@@ -50,15 +49,8 @@ class PageClient:
             return reply.read()
 
 
-def wait_for_address(process: subprocess.Popen) -> PageClient:
-    """The page that a process serves, once it says its address.
-
-    Raises:
-        AssertionError: it ends before.
-    """
-    said = ""
-    for line in process.stdout:
-        said += line
-        if found := re.search(r"The page is at (\S+)", line):
-            return PageClient(found[1])
-    raise AssertionError(f"no page is served: {said}")
+def free_port() -> int:
+    """A port of this machine at which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
