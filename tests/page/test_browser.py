@@ -164,7 +164,7 @@ def test_the_keyboard_is_enough(visitor, service):
     visitor.until(lambda: visitor.find(".sheet").is_displayed())
     reached = []
     for _ in range(60):
-        visitor.browser.switch_to.active_element.send_keys(Keys.TAB)
+        webdriver.ActionChains(visitor.browser).send_keys(Keys.TAB).perform()
         reached.append(visitor.browser.execute_script("return document.activeElement.className || ''"))
     for control in ("file", "before", "adapter", "detail", "opacity", "corruption", "save-labels", "save-overlay"):
         assert control in reached or visitor.find(f".{control}").get_attribute("disabled"), control
@@ -192,12 +192,12 @@ def test_mistakes_are_sentences_and_the_page_goes_on(visitor, photos, content, w
 
 
 def test_a_lost_server_is_said_and_tried_again(visitor):
-    network = {"offline": True, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
-    visitor.browser.execute_cdp_cmd("Network.enable", {})
-    visitor.browser.execute_cdp_cmd("Network.emulateNetworkConditions", network)
-    visitor.find(".examples button").click()
-    visitor.until(lambda: "The server cannot be reached" in visitor.find(".error").text)
-    visitor.browser.execute_cdp_cmd("Network.emulateNetworkConditions", {**network, "offline": False})
+    visitor.browser.set_network_conditions(offline=True, latency=0, throughput=0)
+    try:
+        visitor.find(".examples button").click()
+        visitor.until(lambda: "The server cannot be reached" in visitor.find(".error").text)
+    finally:
+        visitor.browser.delete_network_conditions()
     visitor.find(".again").click()
     visitor.see_a_picture()
 

@@ -89,6 +89,7 @@ def test_names_of_examples_are_names_of_files(arguments, tmp_path, name):
 
 def test_a_space_is_published_beside_its_adapter(arguments, hub, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
     monkeypatch.setattr(publish, "HfApi", lambda: HfApi(hub.endpoint, TOKEN))
     for _ in range(2):  # the second time it is there

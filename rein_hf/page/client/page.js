@@ -33,15 +33,15 @@ async function ask(name, request, doing, retry) {
   tell(doing, true);
   fail("");
   try {
-    const answer = await server[name](request);
-    if (!answer || answer.error) fail(answer ? answer.error : "The server gave no answer. Try again.", answer ? null : retry);
-    return answer && !answer.error ? answer : undefined;
+    const answer = await server[name](request); // Gradio: undefined if there is no connection
+    if (answer?.error) fail(answer.error);
+    if (answer) return answer.error ? undefined : answer;
   } catch (error) {
-    fail("The server cannot be reached, or refused the request. The photo is still in this tab.", retry);
-    return undefined;
+    console.warn(error);
   } finally {
     tell("");
   }
+  fail("The server cannot be reached, or refused the request. The photo is still in this tab.", retry);
 }
 
 function choice() {
