@@ -145,14 +145,14 @@ class Service:
         shown = photo.copy()
         shown.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
         labels = Image.fromarray(found.labels).resize(shown.size, Image.Resampling.NEAREST)
-        confidence = Image.fromarray((255 * found.confidence).round().astype(np.uint8)).resize(shown.size)
+        confidence = np.asarray(Image.fromarray(found.confidence).resize(shown.size, Image.Resampling.NEAREST))
         return {
             "photo": encode_picture(shown, "JPEG", quality=90),
             "width": shown.width,
             "height": shown.height,
             "labels": _compressed(labels),
-            "confidence": _compressed(confidence),
-            "label_map": encode_picture(Image.fromarray(found.labels), "PNG"),
+            "confidence": _compressed(Image.fromarray((255 * confidence).round().astype(np.uint8))),
+            "label_map": encode_picture(Image.fromarray(found.labels), "PNG", compress_level=3),
             "size": list(photo.size),
             "seen": list(photo.size if size is None else fitted_size(photo.size, size)),
             "windows": windows,

@@ -84,8 +84,7 @@ def test_the_client_is_plain_text_that_gradio_leaves_as_it_is():
 def test_the_page_is_served(served):
     _, client, _ = served
     config = json.loads(client.get("config"))
-    component = next(entry for entry in config["components"] if entry["type"] == "html")
-    about = component["props"]["props"]["about"]
+    about = client.about
     assert [entry["name"] for entry in about["adapters"]] == ["day", "night"]
     assert about["bounds"]["megapixels"] == 1
     assert config["title"] == "Try it" and not config.get("footer_links")

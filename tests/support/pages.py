@@ -6,6 +6,7 @@ import json
 import socket
 import urllib.request
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 
@@ -29,14 +30,18 @@ class PageClient:
         with _open(f"{self.address}{path}", timeout=60) as reply:
             return reply.read()
 
-    @property
-    def component(self) -> int:
-        """Gradio's number of the page's component."""
+    @cached_property
+    def _html(self) -> dict[str, Any]:
         config = json.loads(self.get("config"))
-        return next(entry["id"] for entry in config["components"] if entry["type"] == "html")
+        return next(entry for entry in config["components"] if entry["type"] == "html")
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the page knows before the first photo."""
+        return self._html["props"]["props"]["about"]
 
     def body(self, function: str, request: Any) -> bytes:
-        values = {"data": request, "fn_name": function, "component_id": self.component, "session_hash": self.session}
+        values = {"data": request, "fn_name": function, "component_id": self._html["id"], "session_hash": self.session}
         return json.dumps(values).encode()
 
     def ask(self, function: str, request: Any) -> dict[str, Any]:
