@@ -8,20 +8,27 @@ Needs Gradio (extra `page`), and Linux for the memory.
 
 from __future__ import annotations
 
-import argparse
 import io
 import re
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from transformers import HfArgumentParser
 
 from rein_hf.page.bounds import encode_data_uri, encode_picture
 from tests.support.pages import PageClient, free_port
+
+
+@dataclass
+class VisitorArguments:
+    model: list[str] = field(metadata={"help": "Adapters of one page."})
+    photos: int = field(default=200, metadata={"help": "Between the first and the last look at the memory."})
 
 
 def photo(width: int, height: int, seed: int) -> str:
@@ -44,13 +51,9 @@ def ask(client: PageClient, uri: str, adapter: str) -> tuple[dict, float]:
     return answer, 1000 * (time.perf_counter() - began)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", nargs="+", required=True)
-    parser.add_argument("--photos", type=int, default=200)
-    arguments = parser.parse_args()
+def main(args: VisitorArguments) -> None:
     port = free_port()
-    command = [sys.executable, "-m", "rein_hf.commands.demo", "--model", *arguments.model]
+    command = [sys.executable, "-m", "rein_hf.commands.demo", "--model", *args.model]
     command += ["--browser", "false", "--port", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -59,7 +62,7 @@ def main() -> None:
             sys.exit("The page did not start; its words are above.")
         client = PageClient(f"http://127.0.0.1:{port}/")
         adapters = [entry["name"] for entry in client.about["adapters"]]
-        measure(client, server, adapters, arguments.photos)
+        measure(client, server, adapters, args.photos)
     finally:
         server.terminate()
         server.wait(30)
@@ -102,4 +105,4 @@ def measure(client: PageClient, server: subprocess.Popen, adapters: list[str], p
 
 
 if __name__ == "__main__":
-    main()
+    main(*HfArgumentParser(VisitorArguments).parse_args_into_dataclasses())
