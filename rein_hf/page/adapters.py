@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -105,7 +106,7 @@ class Adapters:
         device = self.model.device
         return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
 
-    def use(self, name: str):
+    def use(self, name: str) -> Any:
         """Switches to an adapter; gives its image processor."""
         if isinstance(self.model, PeftModel):
             # frozen: on a CPU the last bit of a product depends on whether weights require gradients
