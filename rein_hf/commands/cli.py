@@ -17,6 +17,7 @@ VERBS = {
     "train": "a recipe -> an adapter; rein-hf train --list shows the recipes that come with the package",
     "evaluate": "adapters on domains (and corruptions) -> table, JSON, plots, contact sheet",
     "predict": "photos -> overlays and label maps, and what Rein does inside",
+    "demo": "adapters -> a page in the browser to try them on",
     "inspect": "data sets -> what is in them and what is wrong with them, before anything is trained",
     "assess": "backbones x tunings x seeds on targets -> table and figure",
     "submit": "a model -> label maps for a benchmark's server",

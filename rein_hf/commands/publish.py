@@ -25,13 +25,14 @@ from transformers.utils import IMAGE_PROCESSOR_NAME
 
 import rein_hf
 
-from ..hub import Facts, read_facts, render_card
+from ..hub import Facts, push_space, read_facts, render_card, render_space
 from ..images import open_image
 from .cli import run
 from .shipped import shipped_folder
 
 
 TEMPLATE = shipped_folder("hub_cards") / "template.md"
+SPACE_TEMPLATES = shipped_folder("hub_cards") / "space"
 FILES = (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, IMAGE_PROCESSOR_NAME)
 SAMPLE_WIDTH = 1280
 
@@ -50,6 +51,10 @@ class PublishArguments:
         default=None, metadata={"help": "The folder, where --model is its name in --evaluation."}
     )
     card: str | None = field(default=None, metadata={"help": "Write the card to this file, to look at it."})
+    space: str | None = field(
+        default=None, metadata={"help": "USER/NAME of a Space, too: the page of rein-hf demo, with this adapter."}
+    )
+    space_examples: list[str] = field(default_factory=list, metadata={"help": "Photos that the Space offers."})
     private: bool = field(default=False, metadata={"help": "Make a new repository private."})
     push: bool = field(default=False, metadata={"help": "Upload."})
 
@@ -66,6 +71,7 @@ def main(args: PublishArguments) -> dict[str, int]:
     results = read_results(args.evaluation, name_in_results, adapter)
     card = render_card(TEMPLATE, args.repo, facts, results, rein_hf.describe(adapter))
     files |= {"README.md": str(card).encode(), "sample.jpg": sample_picture(Path(args.sample))}
+    space = space_files(args, facts, rein_hf.describe(adapter))
     if args.card:
         Path(args.card).write_bytes(files["README.md"])
     sizes = {name: len(body) for name, body in files.items()}
@@ -73,6 +79,8 @@ def main(args: PublishArguments) -> dict[str, int]:
     for name, size in sizes.items():
         print(f"{size:>12,} bytes  {name}")
     print(f"{sum(sizes.values()):>12,} bytes  in all, to {args.repo}. Stays here: {', '.join(stays) or 'nothing'}.")
+    for name, body in space.items():
+        print(f"{len(body):>12,} bytes  {name}, to the Space {args.space}")
     if not args.push:
         print("Nothing uploaded; add --push true.")
         return sizes
@@ -84,6 +92,8 @@ def main(args: PublishArguments) -> dict[str, int]:
     operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=body) for name, body in files.items()]
     commit = api.create_commit(args.repo, operations, commit_message=f"Publish {facts.title}")
     print(f"Uploaded: {commit.commit_url}")
+    if space:
+        print(f"Space: {push_space(api, args.space, space, facts.title, args.private)}")
     return sizes
 
 
@@ -109,6 +119,23 @@ def adapter_files(folder: Path) -> dict[str, bytes]:
             "expected a ReinImageProcessor: rein_hf.build_image_processor().save_pretrained(FOLDER)."
         )
     return files
+
+
+def space_files(args: PublishArguments, facts: Facts, about: rein_hf.Description) -> dict[str, bytes]:
+    """The files of the Space that is asked for; none if none is.
+
+    Raises:
+        ValueError: its name is not one of the Hub, or there are photos but no Space.
+    """
+    if not args.space:
+        if args.space_examples:
+            raise ValueError("--space_examples has photos for a Space; found no --space USER/NAME.")
+        return {}
+    validate_repo_id(args.space)
+    examples = {Path(path).stem: sample_picture(Path(path)) for path in args.space_examples}
+    if len(examples) < len(args.space_examples):
+        raise ValueError("--space_examples has several photos of one name; give each a name of its own.")
+    return render_space(SPACE_TEMPLATES, args.repo, facts, about, rein_hf.__version__, examples)
 
 
 def published_config(content: bytes, facts: Facts) -> bytes:

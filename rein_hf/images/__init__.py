@@ -15,7 +15,7 @@ from .opening import (
     upright_rgb,
 )
 from .png import decode_png
-from .resizing import affine_sample, resize_to_fit
+from .resizing import affine_sample, fitted_size, resize_to_fit
 
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "STORED_ORIENTATION",
     "affine_sample",
     "decode_png",
+    "fitted_size",
     "image_tensor",
     "is_hidden",
     "load_pixels",

@@ -26,6 +26,7 @@ NEEDED = {
     "convert": "--checkpoint C --output_dir O",
     "benchmark": "--output_dir O",
     "describe": "--model A",
+    "demo": "--model A B",
 }
 
 

@@ -45,8 +45,11 @@ def test_the_wheel_holds_the_package_and_what_comes_with_it(wheel):
     assert "rein-hf = rein_hf.commands.cli:main" in entry_points
     expected = {path.as_posix() for path in Path("rein_hf").rglob("*.py")} | {"rein_hf/py.typed"}
     for kind, folder in shipped.FOLDERS.items():
-        files = ["template.md"] if kind == "hub_cards" else [path.name for path in Path(folder).glob("*.yaml")]
+        files = [path.name for path in Path(folder).glob("*.yaml")]
+        if kind == "hub_cards":
+            files = ["template.md", *(f"space/{path.name}" for path in Path(folder, "space").iterdir())]
         expected |= {f"rein_hf/{kind}/{name}" for name in files}
+    expected |= {path.as_posix() for path in Path("rein_hf/page/client").iterdir()}
     assert names == expected
 
 

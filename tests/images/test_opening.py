@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
+from PIL import __version__ as PILLOW_VERSION
 
 from rein_hf.images import FORMATS, IMAGE_SUFFIXES, open_image, upright_rgb
 
@@ -176,7 +177,14 @@ def test_rgb_of_16_bits_keeps_its_high_bytes(tmp_path):
         (Image.new("RGBA", (2, 2), (10, 20, 30, 255)), "TIFF", (10, 20, 30)),
         (Image.new("CMYK", (2, 2), (255, 0, 0, 0)), "JPEG", (0, 255, 255)),
         (Image.new("CMYK", (2, 2), (0, 0, 0, 255)), "TIFF", (0, 0, 0)),
-        (Image.new("YCbCr", (2, 2), (255, 128, 128)), "TIFF", (255, 255, 255)),
+        pytest.param(
+            Image.new("YCbCr", (2, 2), (255, 128, 128)),
+            "TIFF",
+            (255, 255, 255),
+            marks=pytest.mark.skipif(
+                PILLOW_VERSION.startswith("12."), reason="Pillow 12 cannot read its own TIFF files of this mode"
+            ),
+        ),
         (Image.new("LAB", (2, 2), (255, 128, 128)), "TIFF", (255, 255, 255)),
         (Image.new("1", (2, 2), 0), "TIFF", (0, 0, 0)),
     ],

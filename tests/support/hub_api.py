@@ -56,11 +56,11 @@ class HubHandler(BaseHTTPRequestHandler):
         ("POST", r"/api/repos/create", "create"),
         ("POST", r"/api/validate-yaml", "validate"),
         ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/branch/(?P<rev>[^/]+)", "branch"),
-        ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/preupload/(?P<rev>[^/]+)", "preupload"),
+        ("POST", r"/api/(models|(?P<kind>spaces))/(?P<repo>[^/]+/[^/]+)/preupload/(?P<rev>[^/]+)", "preupload"),
         ("POST", r"/(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch", "batch"),
         ("PUT", r"/upload/(?P<oid>[0-9a-f]{64})", "upload"),
         ("POST", r"/upload/(?P<oid>[0-9a-f]{64})/verify", "verify"),
-        ("POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/commit/(?P<rev>[^/]+)", "commit"),
+        ("POST", r"/api/(models|(?P<kind>spaces))/(?P<repo>[^/]+/[^/]+)/commit/(?P<rev>[^/]+)", "commit"),
     )
 
     def answer(self):
@@ -161,9 +161,13 @@ class HubHandler(BaseHTTPRequestHandler):
     def create(self):
         asked = json.loads(self.body)
         repo = f"{asked.get('organization') or 'user'}/{asked['name']}"
+        if asked.get("type") == "space":
+            if asked.get("sdk") not in ("gradio", "docker", "static"):
+                return 400, {"error": "A Space needs an sdk."}
+            repo = f"spaces/{repo}"
         reply = {"url": f"{self.hub.endpoint}/{repo}", "name": repo, "id": repo}
         if repo in self.hub.repos:
-            return 409, {"error": "You already created this model repo", **reply}
+            return 409, {"error": "You already created this repo", **reply}
         self.hub.create(repo).commit(
             "main", {".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"}
         )
@@ -188,8 +192,8 @@ class HubHandler(BaseHTTPRequestHandler):
         refs[rev] = refs["main"]
         return 200, {}
 
-    def preupload(self, repo: str, rev: str):
-        self.find(repo, rev)
+    def preupload(self, repo: str, rev: str, kind: str = ""):
+        self.find(f"{kind}/{repo}" if kind else repo, rev)
         paths = [file["path"] for file in json.loads(self.body)["files"]]
         modes = [(path, "lfs" if path.endswith(LARGE) else "regular") for path in paths]
         return 200, {"files": [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes]}
@@ -213,7 +217,8 @@ class HubHandler(BaseHTTPRequestHandler):
         known = len(self.hub.uploads.get(oid, b"")) == json.loads(self.body)["size"]
         return (200 if known else 404), {}
 
-    def commit(self, repo: str, rev: str):
+    def commit(self, repo: str, rev: str, kind: str = ""):
+        repo = f"{kind}/{repo}" if kind else repo
         files = dict(self.find(repo, rev)[1])
         for line in map(json.loads, self.body.splitlines()):
             key, value = line["key"], line["value"]
