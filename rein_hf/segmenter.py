@@ -192,11 +192,13 @@ def build_from_backbone(
 
 
 def use_paper_loss_and_fast_modules(model: PreTrainedModel) -> PreTrainedModel:
-    """A Mask2Former with the paper's loss and the lighter modules; others as they are."""
+    """A Mask2Former with the paper's loss and the lighter modules; the head of others as it is."""
     if isinstance(model, Mask2FormerForUniversalSegmentation):
         criterion = ReinCriterion(model.config, model.weight_dict)
         model.criterion = criterion.to(model.device)
         use_fast_modules(model)
+    # transformers 5 leaves it empty where a configuration has only the names
+    model.config.label2id = {name: index for index, name in model.config.id2label.items()}
     return model
 
 

@@ -149,7 +149,7 @@ def codes(column: int, heads: str, text: str) -> set[str]:
 
 
 def test_tables_list_what_there_is():
-    assert codes(0, "layout", README) == {*LAYOUTS, "hub"}
+    assert codes(0, "layout", TEXTS["recipes/README.md"]) == {*LAYOUTS, "hub"}
     assert codes(1, "`model_type`", README) == codes(0, "`model_type`", CONTRIBUTING) == set(ARCHITECTURES)
     recipes = {path.name for path in Path("recipes/configs").glob("*.yaml")}
     recipes = {name for name in recipes if "demo" not in name and name != "own.yaml"}  # the papers'
