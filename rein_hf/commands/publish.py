@@ -70,7 +70,7 @@ def main(args: PublishArguments) -> dict[str, int]:
     """Returns the bytes of every file that is, or would be, uploaded; none with `--init`.
 
     Raises:
-        ValueError: a key is missing, or has no place beside `--init`; a fact, a file or a result is not as it should be.
+        ValueError: a key is missing, or has no place beside `--init`; a fact, a file or a result is wrong.
         OSError: a file is missing; with `--init`, the file of facts is there already.
     """
     folder, name_in_results = (args.adapter, args.model) if args.adapter else (args.model, None)

@@ -10,7 +10,7 @@ import yaml
 import rein_hf
 
 from ..files import atomic_write
-from ..hub import Facts, is_hub_id, known_facts
+from ..hub import Facts, known_facts
 
 
 # What rein-hf evaluate left, where rein-hf train says to put it.
@@ -48,8 +48,7 @@ def write_facts(folder: Path, output: Path, results: dict[str, dict]) -> list[st
     if output.exists():
         raise FileExistsError(f"{output} is there already, and perhaps has facts of yours; give another --facts FILE.")
     facts = known_facts(folder, rein_hf.describe(folder), domains=tuple(results))
-    if not is_hub_id(facts.backbone["id"]):  # a folder's name, which others could not download
-        facts.backbone["id"] = ""
+    del facts.backbone["name"]  # of a folder, which others could not download
     lines = [
         "# Facts of one checkpoint, begun by rein-hf publish --init. Write in what is empty; the card states it all.",
         "# The keys are explained in rein_hf.hub.Facts.",

@@ -42,8 +42,8 @@ def without_paths(config: Any) -> Any:
 
 def read_adapter_config(folder: Path) -> PeftConfig:
     """The configuration of an adapter in a folder, with the `base_config` that it was saved with, or `None` for it.
-    Other keys that its method does not know come from a newer version; they are left out, with peft's warning. The path
-    of a backbone that counts from the folder becomes absolute.
+    Other keys that its method does not know come from a newer version; they are left out, with peft's warning. The
+    path of a backbone that counts from the folder becomes absolute.
 
     Raises:
         ValueError: the file is no JSON object in UTF-8, or names no method that peft knows; the classes in it are not

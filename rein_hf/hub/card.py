@@ -99,7 +99,7 @@ def render_card(
         limits=facts.limits,
         license_note=facts.license_note,
         training_data=facts.training_data,
-        backbone=facts.backbone["id"],
+        backbone=facts.backbone["id"] or facts.backbone["name"],
         backbone_license=facts.backbone["license"],
         size=f"{about.bytes / 1e6:.1f} MB",
         sample=sample,

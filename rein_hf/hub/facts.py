@@ -17,7 +17,7 @@ class Facts:
     title: str
     summary: str
     recipe: str
-    backbone: dict[str, str]  # id on the Hub, license
+    backbone: dict[str, str]  # id on the Hub, license; where there is no id yet, its name
     license: str
     license_note: str
     training_data: list[dict[str, str]]  # name, description, license, and perhaps url

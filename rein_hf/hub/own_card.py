@@ -72,14 +72,14 @@ def known_facts(folder: Path, about: Description, run: Path | None = None, domai
     """
     recipe, run = _read_json((run or folder) / "recipe.json"), run or folder
     tuning = TUNINGS.get(recipe.get("tuning"), about.method)
-    backbone = backbone_name(about, recipe)
+    hub_id, name = backbone_name(about, recipe)
     sources = recipe.get("images") or {}
     trained_on = f", trained on {_listed(list(sources))}" if sources else ""
     return Facts(
-        title=f"{tuning} on {backbone.rpartition('/')[2]}" + (f", {_listed(list(sources))}" if sources else ""),
+        title=f"{tuning} on {name}" + (f", {_listed(list(sources))}" if sources else ""),
         summary=f"Semantic segmentation in {len(about.classes)} classes: {_listed(list(about.classes))}{trained_on}.",
         recipe=_recipe_in_words(recipe, folder, run),
-        backbone={"id": backbone, "license": ""},
+        backbone={"id": hub_id, "name": name, "license": ""},
         license="",
         license_note="",
         training_data=[
@@ -91,12 +91,10 @@ def known_facts(folder: Path, about: Description, run: Path | None = None, domai
     )
 
 
-def backbone_name(about: Description, recipe: dict[str, Any]) -> str:
-    """The Hub id of a backbone; of a folder only its last name, which tells nothing of the disk."""
-    for named in (about.base, recipe.get("backbone")):
-        if is_hub_id(named):
-            return named
-    return Path(about.base or recipe.get("backbone") or "unknown").name
+def backbone_name(about: Description, recipe: dict[str, Any]) -> tuple[str, str]:
+    """The Hub id of a backbone, empty for a folder, and the last part of either, which tells nothing of the disk."""
+    named = about.base or recipe.get("backbone") or "unknown"
+    return named if is_hub_id(about.base) else "", Path(named).name
 
 
 def _recipe_in_words(recipe: dict[str, Any], folder: Path, run: Path) -> str:

@@ -88,7 +88,8 @@ def run(recipe) -> Path:
 
 def test_what_train_leaves_has_a_card_of_its_run_and_no_absolute_path(run, tmp_path, vit_folder):
     content = (run / "README.md").read_text()
-    assert "# Rein on vit, data\n" in content and "- data: 6 images. Licence: not stated" in content
+    assert f"# Rein on {Path(vit_folder).name}, data\n" in content and "base_model:" not in content
+    assert "- data: 6 images. Licence: not stated" in content
     assert "| recipe | rein-hf train, tuning rein, 4 steps of 2 crops of 64x64 pixels, " in content
     checkpoint = sorted(run.glob("checkpoint-*"))[0]
     step = int(checkpoint.name.rpartition("-")[2])
