@@ -75,12 +75,37 @@ def save_exported(program: torch.export.ExportedProgram, output: Path, scores: b
     names = ["labels", "scores"] if scores else ["labels"]
     size = sum(tensor.nbytes for tensor in program.state_dict.values())
     with quiet_onnx():
-        found = torch.onnx.export(program, (), dynamo=True, verbose=False, input_names=["images"], output_names=names)
+        found = torch.onnx.export(
+            program, (), dynamo=True, verbose=False, optimize=False, input_names=["images"], output_names=names
+        )
+        simplify(found.model)
     found.model.metadata_props.update(metadata)
     found.model.producer_name, found.model.producer_version = "rein-hf", rein_hf.__version__
     name_axes(found.model.graph)
     # a file of ONNX holds 2 GB; weights beyond go into another beside it
     found.save(output, external_data=size > 1.9e9)
+
+
+def simplify(model) -> None:
+    """What torch's `optimize=True` does to a graph of ONNX, without its rewriting of patterns: for each pattern and
+    node that goes through the whole graph again, which took most of an export. onnxruntime rewrites such patterns when
+    it loads a file."""
+    from onnx_ir.passes import Sequential, common
+    from onnxscript.optimizer import fold_constants
+
+    common.InlinePass()(model)
+    fold_constants(model)
+    Sequential(
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.LiftSubgraphInitializersToMainGraphPass(),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    )(model)
 
 
 def name_axes(graph) -> None:
