@@ -140,9 +140,7 @@ class ViTPyramidBackbone(BackboneMixin, ViTPyramidPreTrainedModel):
         # some architectures do not convert images to the dtype of their weights
         pixel_values = pixel_values.to(self.vit.dtype)
         if multiple := self.architecture.multiple:
-            # whole multiples less what is there, and not a remainder: so a trace sees that the sizes are multiples
-            rows, columns = ((side + multiple - 1) // multiple * multiple for side in (height, width))
-            pixel_values = F.pad(pixel_values, (0, columns - width, 0, rows - height))
+            pixel_values = F.pad(pixel_values, (0, -width % multiple, 0, -height % multiple))
         wanted = self._hidden_states_to_return(output_hidden_states)
         output = self.vit(pixel_values, output_hidden_states=sorted({*self.out_indices, *wanted}), **arguments)
         maps = []
