@@ -177,10 +177,9 @@ def describe_files(name: str | os.PathLike, config: PeftConfig, weights: Safeten
             f"{name}: {CONFIG_NAME} is a {type(config).__name__} that records no segmenter; expected an adapter that "
             "rein-hf train or rein_hf.add_adapter made, or a ReinConfig, AdaptFormerConfig or VPTConfig."
         )
-    is_rein = isinstance(config, ReinConfig)
+    is_rein, is_lora = isinstance(config, ReinConfig), isinstance(config, LoraConfig)
     parameters = {name: info.parameter_count for name, info in weights.tensors.items()}
-    # the paper counts W_F, the map from query positions to query contents, as a part of the head; a LoRA may be saved
-    # with biases of the backbone, too
+    # the paper counts W_F, from query positions to contents, with the head; a LoRA may bring biases of the backbone
     prefix = PEFT_TYPE_TO_PREFIX_MAPPING.get(config.peft_type)
     of_method = {name for name in parameters if prefix and f".{prefix}" in name or ".vit." in name}
     of_method -= {name for name in of_method if ".rein_query_content." in name}
@@ -193,7 +192,7 @@ def describe_files(name: str | os.PathLike, config: PeftConfig, weights: Safeten
         classes=tuple(id2label[index] for index in sorted(id2label, key=int)),
         crop=vit.get("image_size"),
         patch_size=vit.get("patch_size"),
-        rank=config.r or None if is_rein or isinstance(config, LoraConfig) else None,
+        rank=config.r or None if is_rein or is_lora else None,
         num_tokens=config.num_tokens if is_rein else 0,
         linked=is_rein and config.link_queries and pyramid is not None,
         rein_parameters=sum(parameters[name] for name in of_method),
@@ -201,7 +200,7 @@ def describe_files(name: str | os.PathLike, config: PeftConfig, weights: Safeten
         bytes=max(info.data_offsets[1] for info in weights.tensors.values()),
         license=None,
         results=(),
-        method="LoRA" if isinstance(config, LoraConfig) else type(config).__name__.removesuffix("Config"),
+        method="LoRA" if is_lora else type(config).__name__.removesuffix("Config"),
         settings=_settings(config),
         model_types=(base_config["model_type"], vit["model_type"]) if pyramid else (vit.get("model_type") or "",),
     )
