@@ -122,7 +122,7 @@ def test_any_size_and_any_batch_as_onnx(adapter, tmp_path, capsys):
     assert metadata["version"] == f"rein-hf {rein_hf.__version__}" and metadata["model"] == "adapter"
     assert not [text for text in metadata.values() if str(tmp_path) in text]
     printed = capsys.readouterr().out
-    assert "1/4 traces the model for images of any size ... " in printed and "4/4 compares it" in printed
+    assert "1/4 traces the model for any size ... " in printed and "4/4 compares it" in printed
     run_the_readmes_program(file, adapter, tmp_path)
     model, classes = rein_hf.from_pretrained(adapter), set()
     for shape in SHAPES:
