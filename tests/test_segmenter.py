@@ -156,9 +156,11 @@ def test_unload_keeps_the_trained_head_on_the_plain_backbone(rein_model, build):
     assert not torch.equal(state["class_predictor.weight"], plain["class_predictor.weight"])
 
 
-def test_auto_peft_model_cannot_know_the_base_and_says_what_can(rein_model, vit_folder, tmp_path):
-    """The adapter names a DINOv2; around it AutoPeftModel builds a Mask2Former of the default configuration."""
+def test_auto_peft_model_cannot_know_the_base_and_says_what_can(rein_model, vit_folder, tmp_path, monkeypatch):
+    """The adapter names a DINOv2; around it AutoPeftModel builds a Mask2Former of the default configuration. It finds
+    a backbone on the disk from the working directory alone."""
     rein_model.save_pretrained(tmp_path)
+    monkeypatch.chdir(tmp_path)
     message = r"^Use rein_hf\.from_pretrained to load this adapter: it belongs to a whole segmenter"
     with pytest.raises(BaseModelError, match=message):
         AutoPeftModel.from_pretrained(str(tmp_path))
@@ -221,7 +223,7 @@ def test_another_backbone_by_argument(rein_model, vit_folder, pixel_values, tmp_
     rein_model.save_pretrained(tmp_path / "adapter")
     expected = logits(rein_model, pixel_values)
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == vit_folder
+    assert (tmp_path / "adapter" / config["base_model_name_or_path"]).samefile(vit_folder)
     config["base_model_name_or_path"] = "nowhere"
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(OSError, match="nowhere"):

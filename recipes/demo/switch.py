@@ -1,6 +1,6 @@
 """Two adapters on one backbone: one photo segmented by each, without loading the backbone twice.
 
-    python -m recipes.demo.switch --model OUT/rein recipes/demo/long --input PHOTO --output OUT/switch.png
+python -m recipes.demo.switch --model OUT/rein recipes/demo/long --input PHOTO --output OUT/switch.png
 """
 
 from __future__ import annotations

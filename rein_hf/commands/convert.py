@@ -29,7 +29,7 @@ from transformers.utils import logging as transformers_logging
 import rein_hf
 
 from ..backbone import resample_to
-from ..hub import download_adapter, find_backbone
+from ..hub import download_adapter, find_backbone, write_own_card, write_relative_backbone
 from ..reference import (
     BACKBONE_NAMES,
     REIN_AND_HEAD_NAMES,
@@ -122,6 +122,8 @@ def convert_from_reference(args: ConversionArguments) -> None:
             expected = resample_to(vit, vit_weights, image_size, PATCH_SIZE)[1]
             check_equal(expected | trained_biases, loaded_vit)
             replace_folder(source, named)
+        write_relative_backbone(stage / "adapter", output_dir)
+        write_own_card(stage / "adapter", output_dir)
         replace_folder(stage / "adapter", output_dir)
     in_backbone = {  # as the paper counts
         name

@@ -21,6 +21,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,10 +34,11 @@ from transformers import AutoImageProcessor
 
 import rein_hf
 
-from ..head import class_and_mask_logits, head_of
 from ..inference import slide_inference
 from ..labels import class_names_of
 from .cli import run
+from .export_file import load_exported, metadata_of, save_exported
+from .export_graph import SegmenterGraph, trace
 
 
 # Scores may differ by this much, and labels where the best two scores differ by less.
@@ -63,52 +65,20 @@ class ExportArguments:
     scores: bool = field(default=False, metadata={"help": "Output class scores beside the labels."})
 
 
-class SegmenterGraph(nn.Module):
-    """From uint8 images to labels, in operations that can be traced.
+class Progress:
+    """Says on the screen which of `steps` begins, and how long the last one took."""
 
-    Args:
-        model: a segmenter.
-        processor: its image processor.
-        scores (`bool`): whether to return scores beside the labels.
-        any_size (`bool`): whether sides may be other than multiples of the patch size.
-    """
+    def __init__(self, steps: int) -> None:
+        self.steps, self.number, self.begun = steps, 0, time.monotonic()
 
-    def __init__(self, model: nn.Module, processor, scores: bool, any_size: bool = False) -> None:
-        super().__init__()
-        self.model, self.rescale, self.scores, self.any_size = model, processor.rescale_factor, scores, any_size
-        self.patch = model.config.backbone_config.backbone_config.patch_size
-        self.has_masks = head_of(model.config.model_type).classifies_masks
-        self.register_buffer("mean", torch.tensor(processor.image_mean).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(processor.image_std).view(3, 1, 1))
+    def begin(self, what: str) -> None:
+        self.end()
+        self.number, self.begun = self.number + 1, time.monotonic()
+        print(f"{self.number}/{self.steps} {what} ...", end=" ", flush=True)
 
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Labels (B, H, W) and, if asked for, scores (B, K, H, W) of images (B, H, W, 3)."""
-        pixel_values = (images.permute(0, 3, 1, 2).float() * self.rescale - self.mean) / self.std
-        height, width = images.shape[1:3]
-        if self.any_size:
-            pixel_values = _pad_to_multiple(_pad_to_multiple(pixel_values, 2, self.patch), 3, self.patch)
-        if self.has_masks:
-            classes, masks = class_and_mask_logits(self.model, pixel_values)
-            # as `rein_hf.semantic_scores`, but not in strips of rows: a graph has no loop over a height it does not
-            # know
-            masks = F.interpolate(masks, size=pixel_values.shape[2:], mode="bilinear", align_corners=False)
-            scores = torch.einsum("bmk,bmhw->bkhw", classes.softmax(dim=-1)[..., :-1], masks.sigmoid())
-        else:
-            scores = self.model(pixel_values=pixel_values).logits
-        if self.any_size:
-            rows, columns = (torch.arange(side, device=scores.device) for side in (height, width))
-            scores = scores.index_select(2, rows).index_select(3, columns)
-        labels = scores.argmax(dim=1).to(torch.uint8)
-        return (labels, scores) if self.scores else (labels,)
-
-
-def _pad_to_multiple(images: torch.Tensor, dim: int, multiple: int) -> torch.Tensor:
-    """Images with zeros after the last pixel of `dim`, so that its size is a multiple. Indices and not `F.pad`, for
-    which a traced graph would ask whether anything is to be padded."""
-    size = images.shape[dim]
-    index = torch.arange((size + multiple - 1) // multiple * multiple, device=images.device)
-    inside = (index < size).view(-1, *[1] * (images.ndim - 1 - dim))
-    return images.index_select(dim, index.clamp(max=size - 1)) * inside
+    def end(self) -> None:
+        if self.number:
+            print(f"{time.monotonic() - self.begun:.0f} s", flush=True)
 
 
 def main(args: ExportArguments) -> dict[str, float]:
@@ -141,13 +111,22 @@ def main(args: ExportArguments) -> dict[str, float]:
         odd = min(vit.image_size + vit.patch_size // 2 - 1, largest)
         shapes = [(args.batch_size + 1, smallest + vit.patch_size, smallest), (1, smallest + 5, odd), *shapes]
     output.parent.mkdir(parents=True, exist_ok=True)
-    program = trace(graph, coloured_noise(*shapes[0]), (smallest, largest) if args.dynamic else None)
+    sides = (smallest, largest) if args.dynamic else None
+    metadata = metadata_of(model, processor, args.model, sides, args.batch_size)
+    progress = Progress(steps=4)
+    progress.begin(
+        f"traces the model for {'any size' if args.dynamic else f'{vit.image_size}x{vit.image_size} pixels'}"
+    )
+    program = trace(graph, coloured_noise(*shapes[0]), sides)
     # in a folder of its own until it is known to be right
     with tempfile.TemporaryDirectory(prefix=".", dir=output.parent) as folder:
         unchecked = Path(folder, output.name)
-        save_exported(program, unchecked, args.scores)
+        progress.begin(f"writes {output.name}")
+        save_exported(program, unchecked, args.scores, metadata)
         del program
+        progress.begin(f"loads {output.name}")
         run = load_exported(unchecked)
+        progress.begin(f"compares it with the model on images of {len(shapes)} sizes")
         found = [compare_with_model(model, processor, run, coloured_noise(*shape)) for shape in shapes]
         files = sorted(Path(folder).iterdir(), key=lambda file: file == unchecked)  # weights first, if they are apart
         megabytes = sum(file.stat().st_size for file in files) / 1e6
@@ -156,53 +135,10 @@ def main(args: ExportArguments) -> dict[str, float]:
     worst = {"equal_labels": min(one["equal_labels"] for one in found)}
     if args.scores:
         worst["score_difference"] = max(one["score_difference"] for one in found)
+    progress.end()
     print(f"{output}: {megabytes:.0f} MB; compared with the model on images of {shapes}: {worst}")
+    print(f"In its metadata: {', '.join(metadata)}.")
     return worst
-
-
-def trace(graph: SegmenterGraph, images: torch.Tensor, sides: tuple[int, int] | None) -> torch.export.ExportedProgram:
-    """The graph for the shape of `images` or, with the shortest and the longest side, for all between them."""
-    dynamic = None
-    if sides is not None:
-        dynamic = [torch.export.Dim(name, min=sides[0], max=sides[1]) for name in ("height", "width")]
-        dynamic = (dict(enumerate([torch.export.Dim("batch", min=1), *dynamic])),)
-    with torch.no_grad():
-        return torch.export.export(
-            graph,
-            (images,),
-            dynamic_shapes=dynamic,
-            strict=True,  # the symbolic tracer takes lists of unknown sizes that the other one makes constants of
-            # statements on sizes that are true but too hard for its solver are tested when the file runs
-            prefer_deferred_runtime_asserts_over_guards=True,
-        )
-
-
-def save_exported(program: torch.export.ExportedProgram, output: Path, scores: bool) -> None:
-    if output.suffix == ".pt2":
-        torch.export.save(program, output)
-        return
-    names = ["labels", "scores"] if scores else ["labels"]
-    size = sum(tensor.nbytes for tensor in program.state_dict.values())
-    torch.onnx.export(
-        program,
-        (),
-        output,
-        dynamo=True,
-        verbose=False,
-        input_names=["images"],
-        output_names=names,
-        external_data=size > 1.9e9,  # a file of ONNX holds 2 GB; weights beyond go into another beside it
-    )
-
-
-def load_exported(output: Path) -> Callable[[torch.Tensor], list[torch.Tensor]]:
-    """A function that runs the file on images."""
-    if output.suffix == ".pt2":
-        return torch.export.load(output).module()
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
-    return lambda images: [torch.from_numpy(array) for array in session.run(None, {"images": images.numpy()})]
 
 
 def coloured_noise(batch: int, height: int, width: int) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """Publishes an adapter on the Hub, with a card of facts and measured results.
 
-    rein-hf publish --model OUT/rein --repo USER/NAME --facts hub_cards/NAME.yaml \\
+    rein-hf publish --init --model OUT/rein --facts NAME.yaml    # begins the file of facts with what is known
+    rein-hf publish --model OUT/rein --repo USER/NAME --facts NAME.yaml \\
         --evaluation EVALUATION/results.json --sample overlay.png [--push true]
 
 Renders the card and shows what would be uploaded; with `--push true` uploads it (log in first: `hf auth login`). Of
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +27,11 @@ from transformers.utils import IMAGE_PROCESSOR_NAME
 
 import rein_hf
 
+from ..files.shipped import shipped_folder
 from ..hub import Facts, push_space, read_facts, render_card, render_space
 from ..images import open_image
 from .cli import run
-from .shipped import shipped_folder
+from .publish_init import found_results, write_facts
 
 
 TEMPLATE = shipped_folder("hub_cards") / "template.md"
@@ -39,10 +42,19 @@ SAMPLE_WIDTH = 1280
 
 @dataclass
 class PublishArguments:
-    repo: str = field(metadata={"help": "USER/NAME on the Hub."})
-    facts: str = field(metadata={"help": "Facts of this checkpoint, a file of hub_cards/."})
-    sample: str = field(metadata={"help": "Picture for the card, e.g. an overlay of rein-hf predict."})
-    evaluation: list[str] = field(default_factory=list, metadata={"help": "results.json of rein-hf evaluate."})
+    facts: str | None = field(
+        default=None, metadata={"help": "Facts of this checkpoint, a YAML file; with --init the one to be written."}
+    )
+    repo: str | None = field(default=None, metadata={"help": "USER/NAME on the Hub; has no place beside --init."})
+    sample: str | None = field(
+        default=None,
+        metadata={"help": "Picture for the card, e.g. an overlay of rein-hf predict; has no place beside --init."},
+    )
+    evaluation: list[str] = field(
+        default_factory=list,
+        metadata={"help": "results.json of rein-hf evaluate. With --init those in the adapter's folder by default."},
+    )
+    init: bool = field(default=False, metadata={"help": "Write a file of facts with what is known, and nothing else."})
     model: str | None = field(
         default=None,
         metadata={"help": "Adapter: folder that rein-hf train left. Beside --adapter: its name in --evaluation."},
@@ -60,11 +72,17 @@ class PublishArguments:
 
 
 def main(args: PublishArguments) -> dict[str, int]:
-    """Returns the bytes of every file that is, or would be, uploaded."""
-    validate_repo_id(args.repo)
+    """Returns the bytes of every file that is, or would be, uploaded; none with `--init`.
+
+    Raises:
+        ValueError: a key is missing, or has no place beside `--init`; a fact, a file or a result is wrong.
+        OSError: a file is missing; with `--init`, the file of facts is there already.
+    """
     folder, name_in_results = (args.adapter, args.model) if args.adapter else (args.model, None)
-    if not folder:
-        raise ValueError("the adapter is missing: --model FOLDER.")
+    check_keys(args, folder)
+    if args.init:
+        return init(args, Path(folder), name_in_results)
+    validate_repo_id(args.repo)
     facts, adapter = read_facts(Path(args.facts)), Path(folder)
     files = adapter_files(adapter)
     files[CONFIG_NAME] = published_config(files[CONFIG_NAME], facts)
@@ -95,6 +113,33 @@ def main(args: PublishArguments) -> dict[str, int]:
     if space:
         print(f"Space: {push_space(api, args.space, space, facts.title, args.private)}")
     return sizes
+
+
+def check_keys(args: PublishArguments, folder: str | None) -> None:
+    """Refuses a command line without what it needs, or with keys that would have no effect."""
+    needed = {"model": folder, "facts": args.facts}
+    others = {"repo": args.repo, "sample": args.sample}
+    if not args.init:
+        needed |= others
+    if missing := [f"--{name}" for name, value in needed.items() if not value]:
+        raise ValueError(f"the following keys are required: {', '.join(missing)}; --help explains them.")
+    others |= {"card": args.card, "private": args.private, "push": args.push}
+    if args.init and (without_effect := [f"--{name}" for name, value in others.items() if value]):
+        raise ValueError(
+            f"{', '.join(without_effect)} would have no effect beside --init, which writes --facts alone."
+        )
+
+
+def init(args: PublishArguments, folder: Path, name_in_results: str | None) -> dict[str, int]:
+    """Writes the file of facts, and says what to do with it."""
+    evaluation = args.evaluation or found_results(folder)
+    empty = write_facts(folder, Path(args.facts), read_results(evaluation, name_in_results, folder))
+    found = f", of {', '.join(evaluation)} the domains" if evaluation else ""
+    print(f"{args.facts}: what {folder} says{found}. Still empty: {', '.join(empty) or 'nothing'}.")
+    words = ["--model", str(folder), "--repo", "USER/NAME", "--facts", args.facts]
+    words += ["--evaluation", *evaluation] if evaluation else []
+    print(f"Next: write these in, then rein-hf publish {shlex.join(words)} --sample PICTURE")
+    return {}
 
 
 def adapter_files(folder: Path) -> dict[str, bytes]:

@@ -1,10 +1,14 @@
 """An adapter on the Hub and on the disk: downloaded, checked, described, put onto its base model; its model card."""
 
+from .backbone_path import is_hub_id, write_relative_backbone
 from .base_config import read_adapter_config, with_base_config
-from .card import Facts, read_facts, render_card
+from .card import render_card
 from .description import Description, describe
 from .download import download_adapter, find_backbone
-from .peft_model import SegmenterPeftModel, load_adapter_onto, name_in_errors
+from .errors import name_in_errors
+from .facts import Facts, read_facts
+from .own_card import known_facts, write_own_card
+from .peft_model import SegmenterPeftModel, load_adapter_onto
 from .space import push_space, render_space
 
 
@@ -15,6 +19,8 @@ __all__ = [
     "SegmenterPeftModel",
     "download_adapter",
     "find_backbone",
+    "is_hub_id",
+    "known_facts",
     "load_adapter_onto",
     "name_in_errors",
     "push_space",
@@ -23,4 +29,6 @@ __all__ = [
     "render_card",
     "render_space",
     "with_base_config",
+    "write_own_card",
+    "write_relative_backbone",
 ]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from huggingface_hub.utils import validate_repo_id
 
-from ..files import read_yaml
-from ..labels import CITYSCAPES_CLASSES
+from .backbone_path import is_hub_id
 from .description import Description
+from .facts import Facts
 
 
 METRICS = {"mean_iou": "mIoU", "overall_accuracy": "pixel accuracy"}  # key in results.json -> name on the card
@@ -23,60 +21,30 @@ METHODS = {
     "MLP of a\nfrozen vision transformer.",
     "VPT": "[VPT](https://arxiv.org/abs/2203.12119) (ECCV 2022) trains prompts among the tokens of every block of a "
     "frozen\nvision transformer.",
+    "LoRA": "[LoRA](https://arxiv.org/abs/2106.09685) (ICLR 2022) trains products of two small matrices beside the "
+    "linear\nlayers of a frozen vision transformer.",
 }
-# what the card's example passes to `colorize` if the classes are not those of Cityscapes
-PALETTE = ", rein_hf.labels.palette_of(model.config.id2label.values())"
 
 
-@dataclass
-class Facts:
-    """What a card says and no file of the adapter holds. `license` and `license_name` are metadata of the Hub."""
-
-    title: str
-    summary: str
-    recipe: str
-    backbone: dict[str, str]  # id on the Hub, license
-    license: str
-    license_note: str
-    training_data: list[dict[str, str]]  # name, description, license, and perhaps url
-    limits: list[str]
-    domains: dict[str, dict[str, str]]  # by evaluate.py's name: name, description, and perhaps split, url, hub_id
-    license_name: str | None = None
-
-
-def read_facts(path: Path) -> Facts:
-    """A facts file.
-
-    Raises:
-        ValueError: a fact is missing, unknown or empty.
-    """
-    values = read_yaml(path)
-    known = {field.name for field in fields(Facts)}
-    missing = known - {"license_name"} - values.keys()
-    if missing or values.keys() - known:
-        raise ValueError(f"{path}: missing {sorted(missing)}, unknown {sorted(values.keys() - known)}.")
-    facts = Facts(**values)
-    needed = [("backbone", facts.backbone, ("id", "license"))]
-    needed += [("training_data", data, ("name", "description", "license")) for data in facts.training_data]
-    needed += [(f"domains.{name}", domain, ("name", "description")) for name, domain in facts.domains.items()]
-    for name, found, keys in needed:
-        if lacking := [key for key in keys if not found.get(key)]:
-            raise ValueError(f"{path}: {name} has no {', '.join(lacking)}; found {found}.")
-    if empty := [name for name in sorted(known - {"license_name", "domains"}) if not getattr(facts, name)]:
-        raise ValueError(f"{path}: {', '.join(empty)} is empty.")
-    validate_repo_id(facts.backbone["id"])
-    return facts
-
-
-def render_card(template: Path, repo: str, facts: Facts, results: dict[str, dict], about: Description) -> ModelCard:
+def render_card(
+    template: Path,
+    repo: str,
+    facts: Facts,
+    results: dict[str, dict],
+    about: Description,
+    sample: str | None = "sample.jpg",
+    scores: str = "",
+) -> ModelCard:
     """The card of an adapter, parsed again from its text as huggingface_hub will parse it.
 
     Args:
         template: a file of Jinja.
-        repo (`str`): the adapter's future Hub id.
-        facts: from [`read_facts`].
+        repo (`str`): the adapter's future Hub id, or its folder.
+        facts: from [`read_facts`], or from [`known_facts`], of which some are empty.
         results: of `rein-hf evaluate`, by domain: `mean_iou`, `overall_accuracy` and `per_class_iou`, from 0 to 1.
         about: from [`describe`].
+        sample (`str`, *optional*): the picture, from the card's folder.
+        scores (`str`): what is known of results where none are given.
 
     Raises:
         ValueError: a domain was evaluated that the facts do not name, or nothing was counted in one.
@@ -100,19 +68,18 @@ def render_card(template: Path, repo: str, facts: Facts, results: dict[str, dict
             value = round(100 * found[metric], 2)
             eval_results.append(EvalResult(metric_type=metric, metric_name=name, metric_value=value, **source))
     metadata = ModelCardData(
-        base_model=facts.backbone["id"],
+        base_model=facts.backbone["id"] if is_hub_id(facts.backbone["id"]) else None,
         datasets=[fact["hub_id"] for fact in facts.domains.values() if fact.get("hub_id")] or None,
         eval_results=eval_results or None,
         library_name="peft",
-        license=facts.license,
+        license=facts.license or None,
         license_name=facts.license_name,
         model_name=repo.split("/")[-1],
         pipeline_tag="image-segmentation",
         tags=[
             about.method.lower(),
             "rein-hf",
-            "dinov2",
-            "mask2former",
+            *reversed(about.model_types),
             "semantic-segmentation",
             "domain-generalization",
         ],
@@ -132,14 +99,16 @@ def render_card(template: Path, repo: str, facts: Facts, results: dict[str, dict
         limits=facts.limits,
         license_note=facts.license_note,
         training_data=facts.training_data,
-        backbone=facts.backbone["id"],
+        backbone=facts.backbone["id"] or facts.backbone["name"],
         backbone_license=facts.backbone["license"],
         size=f"{about.bytes / 1e6:.1f} MB",
-        palette="" if about.classes == CITYSCAPES_CLASSES else PALETTE,
+        sample=sample,
+        scores=scores,
+        on_hub=is_hub_id(facts.backbone["id"]),
         crop=about.crop,
         classes=classes,
         method=about.method,
-        what=METHODS[about.method],
+        what=METHODS.get(about.method, f"{about.method} is a method of [peft](https://github.com/huggingface/peft)."),
         settings=about.settings
         or f"{about.num_tokens} tokens per block, {rank}, {'linked to' if about.linked else 'beside'} the queries",
         parameters=f"{about.rein_parameters:,} of {about.method}, {about.head_parameters:,} of the head",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huggingface_hub import EvalResult, HfApi, ModelCard, parse_local_safetensors_file_metadata
 from huggingface_hub.utils import SafetensorsFileMetadata
+from peft import LoraConfig, PeftConfig
 from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from transformers.utils import cached_file
@@ -17,7 +18,7 @@ from ..adaptformer import AdaptFormerConfig
 from ..tuner import BackboneTunerConfig, ReinConfig
 from ..vpt import VPTConfig
 from .base_config import read_adapter_config
-from .peft_model import name_in_errors
+from .errors import name_in_errors
 
 
 CARD_NAME = "README.md"
@@ -34,14 +35,15 @@ class Description:
         base_config: configuration of the whole model, as in [`ReinConfig`].
         classes: names, by class id; none if the adapter is of a bare backbone.
         crop, patch_size: sides in pixels of the training crops and of a patch.
-        rank: of Rein's tokens; `None` for full ones.
+        rank: of Rein's tokens, `None` for full ones; of a LoRA.
         num_tokens: Rein's, per block; `linked`: whether they are the object queries.
         rein_parameters, head_parameters: parameters in the adapter, of its method, whichever it is, and of the head;
             Rein's W_F is counted with the head, as in the paper.
         bytes: size of its tensors.
         license, results: from its model card; `EvalResult` of huggingface_hub.
-        method: Rein, AdaptFormer or VPT.
+        method: Rein, AdaptFormer, VPT, LoRA (SoMA is saved as one), or another of peft.
         settings: of the method, in words.
+        model_types: of the head and of the vision transformer, as in their configurations; of a bare backbone its own.
 
     Example:
 
@@ -79,6 +81,7 @@ class Description:
     results: tuple[EvalResult, ...]
     method: str = "Rein"
     settings: str = ""
+    model_types: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         base_size = "" if self.base_bytes is None else f", {_megabytes(self.base_bytes)}"
@@ -119,7 +122,7 @@ def describe(
 
     Raises:
         OSError: there is no adapter.
-        ValueError: it is not one of Rein, AdaptFormer or VPT, or one of its files is damaged.
+        ValueError: it is of neither a segmenter nor a method of this package, or one of its files is damaged.
 
     Example:
 
@@ -144,48 +147,75 @@ def _describe(pretrained: str | os.PathLike, revision: str | None, token, cache_
     path = cached_file(pretrained, CONFIG_NAME, revision=revision, **hub)
     commit = extract_commit_hash(path, None) or revision
     config = read_adapter_config(Path(path).parent)
-    if not isinstance(config, BackboneTunerConfig):
-        raise ValueError(
-            f"{pretrained}: {CONFIG_NAME} is a {type(config).__name__}; expected a ReinConfig, AdaptFormerConfig or "
-            "VPTConfig."
-        )
-    is_rein = isinstance(config, ReinConfig)
     card = cached_file(pretrained, CARD_NAME, revision=commit, _raise_exceptions_for_missing_entries=False, **hub)
     metadata = ModelCard.load(card, ignore_metadata_errors=True).data if card else None
-    tensors = _weights_header(pretrained, commit, **hub).tensors
-    parameters = {name: info.parameter_count for name, info in tensors.items()}
-    # the paper counts W_F, the map from query positions to query contents, as a part of the head
-    prefix = PEFT_TYPE_TO_PREFIX_MAPPING[config.peft_type]
-    of_method = [name for name in parameters if f".{prefix}" in name and ".rein_query_content." not in name]
-    base_config = config.base_config or {}
+    found = describe_files(pretrained, config, _weights_header(pretrained, commit, **hub))
+    return replace(
+        found,
+        base_bytes=_weights_bytes(config.base_model_name_or_path, config.revision, token),
+        license=metadata.license if metadata else None,
+        results=tuple(metadata.eval_results or ()) if metadata else (),
+    )
+
+
+def describe_folder(folder: Path) -> Description:
+    """What the adapter in a folder is, without its card and the size of its backbone; asks no Hub."""
+    header = parse_local_safetensors_file_metadata(folder / SAFETENSORS_WEIGHTS_NAME)
+    return describe_files(folder, read_adapter_config(folder), header)
+
+
+def describe_files(name: str | os.PathLike, config: PeftConfig, weights: SafetensorsFileMetadata) -> Description:
+    """What the configuration of an adapter and the header of its weights say.
+
+    Raises:
+        ValueError: the adapter is no segmenter's and no method of this package.
+    """
+    base_config = getattr(config, "base_config", None) or {}
     pyramid = base_config.get("backbone_config")
+    if not pyramid and not isinstance(config, BackboneTunerConfig):
+        raise ValueError(
+            f"{name}: {CONFIG_NAME} is a {type(config).__name__} that records no segmenter; expected an adapter that "
+            "rein-hf train or rein_hf.add_adapter made, or a ReinConfig, AdaptFormerConfig or VPTConfig."
+        )
+    is_rein, is_lora = isinstance(config, ReinConfig), isinstance(config, LoraConfig)
+    parameters = {name: info.parameter_count for name, info in weights.tensors.items()}
+    # the paper counts W_F, from query positions to contents, with the head; a LoRA may bring biases of the backbone
+    prefix = PEFT_TYPE_TO_PREFIX_MAPPING.get(config.peft_type)
+    of_method = {name for name in parameters if prefix and f".{prefix}" in name or ".vit." in name}
+    of_method -= {name for name in of_method if ".rein_query_content." in name}
     vit = pyramid["backbone_config"] if pyramid else base_config
     id2label = base_config["id2label"] if pyramid else {}
     return Description(
-        name=str(pretrained),
+        name=str(name),
         base=config.base_model_name_or_path,
-        base_bytes=_weights_bytes(config.base_model_name_or_path, config.revision, token),
+        base_bytes=None,
         classes=tuple(id2label[index] for index in sorted(id2label, key=int)),
         crop=vit.get("image_size"),
         patch_size=vit.get("patch_size"),
-        rank=config.r or None if is_rein else None,
+        rank=config.r or None if is_rein or is_lora else None,
         num_tokens=config.num_tokens if is_rein else 0,
         linked=is_rein and config.link_queries and pyramid is not None,
         rein_parameters=sum(parameters[name] for name in of_method),
         head_parameters=sum(parameters[name] for name in parameters.keys() - of_method),
-        bytes=max(info.data_offsets[1] for info in tensors.values()),
-        license=metadata.license if metadata else None,
-        results=tuple(metadata.eval_results or ()) if metadata else (),
-        method=type(config).__name__.removesuffix("Config"),
+        bytes=max(info.data_offsets[1] for info in weights.tensors.values()),
+        license=None,
+        results=(),
+        method="LoRA" if is_lora else type(config).__name__.removesuffix("Config"),
         settings=_settings(config),
+        model_types=(base_config["model_type"], vit["model_type"]) if pyramid else (vit.get("model_type") or "",),
     )
 
 
-def _settings(config: BackboneTunerConfig) -> str:
+def _settings(config: PeftConfig) -> str:
     """The settings of a method in words; empty for Rein, whose are attributes of the description."""
     if isinstance(config, AdaptFormerConfig):
         return f"a bottleneck of {config.bottleneck_size} beside every MLP, scale {config.scale}"
-    return f"{config.num_prompts} prompts per block" if isinstance(config, VPTConfig) else ""
+    if isinstance(config, VPTConfig):
+        return f"{config.num_prompts} prompts per block"
+    if isinstance(config, LoraConfig):
+        scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
+        return f"rank {config.r}, scale {scale:g}" + ("" if config.bias == "none" else ", biases too")
+    return "" if isinstance(config, ReinConfig) else f"a {type(config).__name__} of peft"
 
 
 def _weights_header(pretrained: str | os.PathLike, revision: str | None, token, cache_dir) -> SafetensorsFileMetadata:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,11 @@ from transformers.pipelines.base import SUPPORTED_PEFT_TASKS
 
 from ..tuner.architectures import find_vision_encoder
 from ..tuner.recorded import check_recorded
+from .backbone_path import write_relative_backbone
 from .base_config import read_adapter_config
 from .download import BACKBONE_FOLDER, download_adapter
+from .errors import name_in_errors
+from .own_card import write_own_card
 
 
 class SegmenterPeftModel(PeftModel):
@@ -111,8 +112,14 @@ class SegmenterPeftModel(PeftModel):
         if is_trainable:
             self.set_requires_grad(adapter_name)
 
+    def create_or_update_model_card(self, output_dir: str) -> None:
+        """Does nothing: [`save_pretrained`] writes a card when the files are there that it tells of."""
+
     def save_pretrained(self, save_directory: str | os.PathLike, with_backbone: bool = False, **kwargs: Any) -> None:
         """Saves the adapters, the head among them, and on demand the backbone.
+
+        A backbone on the disk is named by its path from the adapter's folder, so that both can be moved together.
+        `README.md` says what the adapter is (see [`rein_hf.hub.own_card`]), unless a person has written one.
 
         Args:
             save_directory: folder of the adapter; a folder in it for each further one.
@@ -123,7 +130,13 @@ class SegmenterPeftModel(PeftModel):
         # no embedding of words is there to be saved, and by default peft asks the Hub whether there is
         kwargs.setdefault("save_embedding_layers", False)
         super().save_pretrained(save_directory, **kwargs)
-        if with_backbone and kwargs.get("is_main_process", True):
+        if not kwargs.get("is_main_process", True):
+            return
+        for name in kwargs.get("selected_adapters") or self.peft_config:
+            folder = Path(save_directory, "" if name == "default" else name)
+            write_relative_backbone(folder)
+            write_own_card(folder)
+        if with_backbone:
             encoder, tensors = find_vision_encoder(self.get_base_model()), get_base_model_state_dict(self)
             prefix = f"{encoder.name}."
             weights = {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
@@ -156,24 +169,6 @@ def _compare_tensors(weights: Path, model: PeftModel, adapter_name: str) -> None
         raise ValueError(
             f"{weights} is not the adapter that its configuration describes: misshapen {'; '.join(misshapen[:3])}."
         )
-
-
-@contextmanager
-def name_in_errors(pretrained: str | os.PathLike) -> Iterator[None]:
-    """Names the adapter or model in every error that its files cause.
-
-    Raises:
-        ValueError: for errors of all other kinds than those of files, networks and memory.
-    """
-    try:
-        yield
-    except (OSError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # a configuration with values of a wrong kind ends in any of a dozen types
-        if isinstance(error, ValueError) and str(pretrained) in str(error):
-            raise
-        kind = "" if isinstance(error, ValueError) else f" ({type(error).__name__})"
-        raise ValueError(f"{pretrained} cannot be loaded{kind}: {error}") from error
 
 
 # The table of adapted models that a pipeline of transformers knows, and calls others unsupported.

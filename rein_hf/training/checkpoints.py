@@ -19,6 +19,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from ..data.spec import parse_spec
 from ..files import atomic_write, sync_folder
 
 
@@ -33,7 +34,8 @@ def resume_point(output_dir: Path, recipe: dict, final: tuple[str, ...]) -> tupl
 
     Args:
         output_dir: folder of the run.
-        recipe (`dict`): values that shape the weights, as JSON represents them; they are kept as `recipe.json`.
+        recipe (`dict`): values that shape the weights, as JSON represents them; they are kept as `recipe.json`,
+            absolute paths among them as paths from this folder.
         final: names of weight files; a finished run leaves one of them.
 
     Returns:
@@ -43,6 +45,7 @@ def resume_point(output_dir: Path, recipe: dict, final: tuple[str, ...]) -> tupl
         ValueError: the folder holds a run of another recipe, or of an unknown one; all of its checkpoints are damaged.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
+    recipe = relative_paths(recipe, output_dir)
     discard_partial(output_dir)
     finished = any((output_dir / name).exists() for name in final)
     path = output_dir / "recipe.json"
@@ -51,12 +54,45 @@ def resume_point(output_dir: Path, recipe: dict, final: tuple[str, ...]) -> tupl
         return False, None
     if not path.exists():
         raise ValueError(f"{output_dir} holds a run, but no {path.name} to compare this one with.")
-    if changed := diff_config(read_json(path), recipe):
+    if changed := diff_config(relative_paths(read_json(path), output_dir), recipe):
         raise ValueError(
             f"{output_dir} holds a run of another recipe: {changed}. Take another --output_dir, or remove this one; "
             f"if only a folder has moved, say so in {path}."
         )
     return finished, None if finished else latest_valid(output_dir)
+
+
+def relative_paths(recipe: dict, folder: Path) -> dict:
+    """A recipe whose backbone and sources are named by paths from `folder` where they were absolute, so that the file
+    tells nobody how a disk is laid out, and a run can be moved together with its data.
+
+    Example:
+
+    ```py
+    >>> from pathlib import Path
+    >>> from rein_hf.training.checkpoints import relative_paths
+    >>> relative_paths({"backbone": "user/vit", "train": ["day=gta5:/data/GTA5#every=2"]}, Path("/data/runs/rein"))
+    {'backbone': 'user/vit', 'train': ['day=gta5:../../GTA5#every=2']}
+
+    ```
+    """
+    found = dict(recipe)
+    if recipe.get("backbone"):
+        found["backbone"] = _from_folder(recipe["backbone"], recipe["backbone"], folder)
+    if recipe.get("train"):
+        found["train"] = [_from_folder(spec, parse_spec(spec).path, folder) for spec in recipe["train"]]
+    return found
+
+
+def _from_folder(text: str, path: str, folder: Path) -> str:
+    """A text with a path in it, from `folder` if it is absolute and on the same drive."""
+    if not os.path.isabs(path):
+        return text
+    try:
+        relative = Path(os.path.relpath(os.path.realpath(path), os.path.realpath(folder))).as_posix()
+    except ValueError:  # another drive
+        return text
+    return text.replace(path, relative, 1)
 
 
 def diff_config(before: dict, now: dict) -> str:

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
+from peft.utils import CONFIG_NAME
 from transformers import Trainer
 
+from ..hub import write_own_card, write_relative_backbone
 from . import checkpoints
 from .divergence import non_finite_parameters
 from .moving_average import MovingAverage
@@ -16,6 +18,8 @@ from .moving_average import MovingAverage
 
 # Weights of the final model: the file that a run writes last, so its presence says that the run has finished.
 FINAL_WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
+
+FINAL_MODEL = "model"  # name of the hidden folder into which the final model is written
 
 
 class CheckpointingTrainer(Trainer):
@@ -98,7 +102,7 @@ class CheckpointingTrainer(Trainer):
         if output_dir is not None:
             return super().save_model(output_dir, _internal_call)
         output_dir = Path(self.args.output_dir)
-        partial = checkpoints.partial_folder(output_dir / "model")
+        partial = checkpoints.partial_folder(output_dir / FINAL_MODEL)
         with checkpoints.explain_disk_errors(output_dir, "The final model"):
             super().save_model(str(partial), _internal_call=True)  # which does not push to the Hub
             self.accelerator.wait_for_everyone()
@@ -110,8 +114,26 @@ class CheckpointingTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
+        self._write_card(Path(output_dir or self.args.output_dir))
         # the stock Trainer pickles its arguments; nothing reads them, and reading them could run code
         (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
+
+    def _write_card(self, folder: Path) -> None:
+        """Of an adapter: its card, and the path of its backbone from where the folder will be."""
+        if not (folder / CONFIG_NAME).is_file():
+            return
+        run = final = Path(self.args.output_dir)
+        if folder.parent.name != checkpoints.PARTIAL:
+            final = folder
+        elif folder.name != FINAL_MODEL:
+            final = folder.parent.parent / folder.name
+        write_relative_backbone(folder, final)
+        write_own_card(folder, final, run, self.args.hub_model_id if self.args.push_to_hub else None)
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """The stock card, unless there is one already: that of an adapter says what the adapter is."""
+        if not (Path(self.args.output_dir) / CONFIG_NAME).is_file():
+            super().create_model_card(*args, **kwargs)
 
     @contextmanager
     def _write_then_rename(self, folder: Path) -> Iterator[Path]:

@@ -124,6 +124,9 @@ def _check_backbone_name(config: PeftConfig, model: nn.Module, others: dict[str,
 def _is_same_place(one: str, other: str) -> bool:
     if os.path.isdir(one) and os.path.isdir(other):
         return os.path.samefile(one, other)
+    if str(one).startswith(("./", "../")) != str(other).startswith(("./", "../")):
+        # one counts from the adapter's folder, which peft and transformers do not say: only its last part can be known
+        return os.path.basename(os.path.normpath(one)) == os.path.basename(os.path.normpath(other))
     return str(one) == str(other)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rein_hf.commands import shipped
+from rein_hf.files import shipped
 
 
 ROOT = Path.cwd()

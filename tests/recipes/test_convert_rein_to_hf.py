@@ -176,7 +176,8 @@ def test_release_of_patch_14_is_resampled(convert, checkpoint, backbone):
 def test_backbone_is_a_folder_of_transformers(convert, tmp_path, checkpoint, backbone):
     folder = f"{convert(checkpoint, backbone)}-backbone"
     second = convert(checkpoint, folder, "second")
-    assert PeftConfig.from_pretrained(str(second)).base_model_name_or_path == folder
+    named = PeftConfig.from_pretrained(str(second)).base_model_name_or_path
+    assert not Path(named).is_absolute() and Path(second, named).samefile(folder)
     assert not Path(f"{second}-backbone").exists()
     for found, expected in zip(logits(second), logits(tmp_path / "out"), strict=True):
         assert torch.equal(found, expected)
@@ -186,7 +187,9 @@ def test_adapter_names_its_backbone_for_any_working_directory(convert, tmp_path,
     monkeypatch.chdir(tmp_path)
     convert(checkpoint, backbone, output_dir="here/out", backbone_dir="there/vit")
     config = json.loads((tmp_path / "here/out/adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == str(tmp_path / "there/vit")
+    assert config["base_model_name_or_path"] == "../../there/vit"
+    assert str(tmp_path) not in json.dumps(config) + Path("here/out/README.md").read_text()
+    assert "# Rein on vit\n" in Path("here/out/README.md").read_text()
     files = ["README.md", "adapter_config.json", "adapter_model.safetensors", "preprocessor_config.json"]
     assert sorted(os.listdir("here/out")) == files
     assert os.listdir("here") == ["out"], "something was left beside the output"

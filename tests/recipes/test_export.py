@@ -1,5 +1,11 @@
 """recipes/export.py: files that run without the package and give what the model gives."""
 
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +13,7 @@ from PIL import Image
 
 import rein_hf
 from rein_hf.commands import export
+from rein_hf.labels import palette_of
 from tests.support.models import perturb
 
 
@@ -59,8 +66,33 @@ def assert_as_segment(model, images: np.ndarray, labels: np.ndarray, scores: np.
 def test_one_size_as_pt2(adapter, tmp_path):
     file, images = tmp_path / "segmenter.pt2", photos(2, 64, 64)
     export.main(export.ExportArguments(model=adapter, output_dir=str(file), batch_size=2, scores=True))
-    labels, scores = torch.export.load(file).module()(torch.from_numpy(images))
+    extra = {"metadata.json": ""}
+    labels, scores = torch.export.load(file, extra_files=extra).module()(torch.from_numpy(images))
+    metadata = json.loads(extra["metadata.json"])
+    assert json.loads(metadata["sizes"])["height"] == 64 and json.loads(metadata["sizes"])["batch"] == 2
+    assert json.loads(metadata["normalization"])["mean"] == list(rein_hf.build_image_processor().image_mean)
     assert_as_segment(rein_hf.from_pretrained(adapter), images, labels.numpy(), scores.numpy())
+
+
+def run_the_readmes_program(file: Path, adapter: str, folder: Path) -> None:
+    """The program of recipes/README.md, as it stands there, beside an exported file and a photo."""
+    text = (Path(__file__).parents[2] / "recipes" / "README.md").read_text(encoding="utf-8")
+    program = next(code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "onnxruntime" in code)
+    assert len(program.strip().splitlines()) <= 12 and "rein_hf" not in program and "torch" not in program
+    work = folder / "work"
+    work.mkdir()
+    (work / "segmenter.onnx").symlink_to(file)
+    photo = Image.fromarray(photos(1, 70, 90)[0])
+    photo.save(work / "street.jpg", "PNG")
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=work)
+    assert ended.returncode == 0, ended.stderr
+    model = rein_hf.from_pretrained(adapter)
+    labels = rein_hf.segment(model, rein_hf.build_image_processor(), photo, crop=90)
+    expected = np.asarray(rein_hf.overlay(photo, labels, model)).astype(int)
+    found = np.asarray(Image.open(work / "overlay.png")).astype(int)
+    assert (np.abs(found - expected).max(axis=-1) <= 1).mean() > 0.99
+    names = {name for name in ("road", "car", "sky") if name in ended.stdout}
+    assert names == {model.config.id2label[label] for label in np.unique(labels)}
 
 
 # One patch more or less, sides that patches do not fill, odd numbers of patches, the trained size (whose positions are
@@ -69,7 +101,7 @@ SHAPES = [(1, 64, 64), (3, 150, 200), (2, 200, 150), (1, 49, 81), (1, 65, 63), (
 
 
 @pytest.mark.slow
-def test_any_size_and_any_batch_as_onnx(adapter, tmp_path):
+def test_any_size_and_any_batch_as_onnx(adapter, tmp_path, capsys):
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
     pytest.importorskip("onnxscript", reason="needs the extra 'export'")
     file = tmp_path / "new" / "segmenter.onnx"
@@ -77,6 +109,21 @@ def test_any_size_and_any_batch_as_onnx(adapter, tmp_path):
     found = export.main(arguments)
     assert found["equal_labels"] > 0.999 and found["score_difference"] < 1e-4
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == ["batch", "height", "width", 3]
+    assert [output.shape for output in session.get_outputs()] == [
+        ["batch", "height", "width"],
+        ["batch", 3, "height", "width"],
+    ]
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["names"]) == ["road", "car", "sky"]
+    assert json.loads(metadata["colors"]) == [list(colour) for colour in palette_of(["road", "car", "sky"])]
+    sizes = json.loads(metadata["sizes"])
+    assert sizes["height"] == sizes["width"] == [49, 256] and sizes["batch"] == "any" and sizes["multiple_of"] == 1
+    assert metadata["version"] == f"rein-hf {rein_hf.__version__}" and metadata["model"] == "adapter"
+    assert not [text for text in metadata.values() if str(tmp_path) in text]
+    printed = capsys.readouterr().out
+    assert "1/4 traces the model for any size ... " in printed and "4/4 compares it" in printed
+    run_the_readmes_program(file, adapter, tmp_path)
     model, classes = rein_hf.from_pretrained(adapter), set()
     for shape in SHAPES:
         images = photos(*shape)
@@ -177,7 +224,7 @@ def test_more_classes_than_labels_of_8_bits_hold(build, tmp_path, monkeypatch):
 def test_a_folder_gets_a_file_of_its_own(adapter, tmp_path, monkeypatch, given, written):
     (tmp_path / "v1.0").mkdir()
     monkeypatch.setattr(export, "trace", lambda *_: None)
-    monkeypatch.setattr(export, "save_exported", lambda program, output, scores: output.write_bytes(b"ONNX"))
+    monkeypatch.setattr(export, "save_exported", lambda program, output, *_: output.write_bytes(b"ONNX"))
     monkeypatch.setattr(export, "load_exported", lambda output: None)
     monkeypatch.setattr(export, "compare_with_model", lambda *_: {"equal_labels": 1.0})
     export.main(export.ExportArguments(model=adapter, output_dir=str(tmp_path / given)))

@@ -70,7 +70,7 @@ MOMENTS = {
     "before the last checkpoint": (checkpoints, "write_manifest", 4, 3),
     "while the final model is written": (SegmentationTrainer, "_save", 5, 4),
     "before the final model has its place": (checkpoints, "publish_files", 1, 4),
-    "with half of the final model in place": (checkpoints.os, "replace", 8, 4),
+    "with half of the final model in place": (checkpoints.os, "replace", 28, 4),
 }
 
 

@@ -88,7 +88,8 @@ def test_a_second_adapter_of_another_backbone_is_refused_by_peft_and_by_transfor
         base.load_adapter(str(adapter), adapter_name="night")
 
 
-def test_a_segmenters_adapter_on_its_bare_backbone_says_what_loads_it(saved, vit_folder):
+def test_a_segmenters_adapter_on_its_bare_backbone_says_what_loads_it(saved, vit_folder, monkeypatch):
+    monkeypatch.chdir(saved)  # from where peft and transformers find the backbone
     message = r"^Use rein_hf\.from_pretrained to load this adapter: it belongs to a whole segmenter, mask2former on"
     with pytest.raises(BaseModelError, match=message):
         PeftModel.from_pretrained(AutoModel.from_pretrained(vit_folder), str(saved))
