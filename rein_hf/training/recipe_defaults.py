@@ -60,8 +60,8 @@ DEFAULTS = {
     "hub_strategy": "end",  # the others push checkpoints, with pickled arguments
 }
 
-# Rein in a run of hundreds of steps, measured in recipes/assessments/README.md. As in the paper it needs thousands: its
-# scale of 1e-3 grows slowly, and queries that are made from tokens begin nearly equal.
+# Rein in a run of hundreds of steps, measured in recipes/assessments/README.md. As in the paper it needs thousands:
+# its scale of 1e-3 grows slowly, and queries that are made from tokens begin nearly equal.
 SHORT_RUN = {"rein": {"zero_init": True, "link_queries": False}, "adapter_lr_factor": 0.2}
 
 
