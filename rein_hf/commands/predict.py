@@ -17,8 +17,7 @@ A video is one that `--input` names; those in folders are passed over. It is rea
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,8 +30,8 @@ import rein_hf
 
 from ..evaluation import accelerator_for, move_to
 from ..images import open_image
-from ..inference import requested_size, segment, segment_with_confidence, window_sides
-from ..inference.photos import ENDINGS, VIDEO_ENDING, Photo, find_photos, printable, skipped_files
+from ..inference import read_ahead, requested_size, segment, segment_with_confidence, window_sides
+from ..inference.photos import ENDINGS, VIDEO_ENDING, Photo, find_photos, printable
 from ..inference.video import is_video, require_video_reader, transform_video
 from ..labels import class_names_of, palette_of_model
 from ..views import (
@@ -46,13 +45,11 @@ from ..views import (
     with_legend,
 )
 from .cli import run
+from .predict_progress import WindowProgress, closing_line, tell
 
 
 # Of how many blocks --explain shows what Rein does: the first, the last, and others between.
 BLOCKS = 5
-
-# Above so many windows for a photo there is a hint, and a bar that counts them.
-MANY_WINDOWS = 30
 
 
 @dataclass
@@ -94,22 +91,22 @@ def main(args: PredictionArguments) -> int:
     processor = AutoImageProcessor.from_pretrained(args.model)
     endings = [ending for ending in ENDINGS if getattr(args, ending.partition(".")[0], True)]
     accelerator.wait_for_everyone()  # nobody writes while another still searches the folders
-    done, failed, progress = 0, 0, WindowProgress(accelerator.is_main_process)
     own = photos[accelerator.process_index :: accelerator.num_processes]
-    for photo in tqdm(own, "photos", disable=not accelerator.is_main_process):
-        is_one = is_video(photo.file)
-        targets = [photo.result(ending) for ending in ([VIDEO_ENDING] if is_one else endings)]
-        if args.resume and all(target.is_file() for target in targets):
-            done += 1
-            continue
+    left = [photo for photo in own if not (args.resume and is_done(photo, endings))]
+    done, failed, progress = len(own) - len(left), 0, WindowProgress(accelerator.is_main_process)
+    images = read_ahead([photo.file for photo in left], read_photo, model.device)
+    bar = tqdm(images, "photos", len(left), disable=not accelerator.is_main_process)
+    for photo, image in zip(left, bar, strict=True):
         try:
+            if isinstance(image, Exception):
+                raise image
             with accelerator.autocast(), progress.of(photo.file) as count:
-                if is_one:
+                if image is None:
                     photo.target.parent.mkdir(parents=True, exist_ok=True)
                     write_overlay_video(args, model, processor, photo, count)
                     pictures = {}
                 else:
-                    pictures = segmented(args, model, processor, open_photo(photo.file), count)
+                    pictures = segmented(args, model, processor, image, count)
         except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
             reason = str(error) or "there is not enough memory."
             tell(f"{'' if str(photo.file) in reason else f'{photo.file}: '}{reason} It is left out.")
@@ -124,6 +121,19 @@ def main(args: PredictionArguments) -> int:
     if accelerator.is_main_process:
         print(printable(closing_line(done, failed, skipped, output_dir)))
     return failed
+
+
+def is_done(photo: Photo, endings: list[str]) -> bool:
+    """Whether all results of a photo or a video are there."""
+    return all(photo.result(ending).is_file() for ending in ([VIDEO_ENDING] if is_video(photo.file) else endings))
+
+
+def read_photo(file: Path) -> Image.Image | Exception | None:
+    """A photo, or the error that its turn will raise; None for a video, which is read frame by frame."""
+    try:
+        return None if is_video(file) else open_photo(file)
+    except (ValueError, MemoryError) as error:
+        return error
 
 
 def segmented(
@@ -199,48 +209,6 @@ def open_photo(file: Path) -> Image.Image:
             f"{file} is {image.width}x{image.height} pixels; an overlay (JPEG) has sides of {JPEG_SIDE} at most."
         )
     return image
-
-
-class WindowProgress:
-    """A bar over the windows of each photo that has many, and a hint at the first one of them."""
-
-    def __init__(self, shown: bool) -> None:
-        self.shown, self.hinted = shown, False
-
-    @contextmanager
-    def of(self, file: Path) -> Iterator[Callable[[int, int], None]]:
-        """What is to be called with the number of windows that are done, and of all."""
-        bar = None
-
-        def count(done: int, windows: int) -> None:
-            nonlocal bar
-            if windows <= MANY_WINDOWS:
-                return
-            if not self.hinted:
-                self.hinted = True
-                tell(
-                    f"{file} is cut into {windows} windows, each of which shows little of it. If objects are not "
-                    "recognised, let the model see a smaller copy: --short_side N or --size WxH."
-                )
-            if bar is None:
-                bar = tqdm(total=windows, desc="windows", leave=False, disable=not self.shown)
-            bar.update(done - bar.n)
-
-        try:
-            yield count
-        finally:
-            if bar is not None:
-                bar.close()
-
-
-def closing_line(done: int, failed: int, skipped: list[Path], output_dir: Path) -> str:
-    text = f"{done} photo{'' if done == 1 else 's'} -> {output_dir}"
-    return text + (f"; {failed} could not be segmented, see above" if failed else "") + skipped_files(skipped)
-
-
-def tell(text: str) -> None:
-    """A line on stderr that leaves the bars whole."""
-    tqdm.write(printable(text), file=sys.stderr)
 
 
 if __name__ == "__main__":

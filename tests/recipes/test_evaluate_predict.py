@@ -17,6 +17,7 @@ import rein_hf
 from rein_hf.commands import evaluate, predict
 from rein_hf.data import load_folder
 from rein_hf.evaluation import evaluate_domain, evenly_spaced_indices, precision
+from rein_hf.inference import ahead
 from rein_hf.labels import palette_of
 from rein_hf.views import block_views_of_photo, explanation_sheet
 from tests.support.models import make_decided, perturb
@@ -365,6 +366,21 @@ def test_predict_opacity_and_windows(adapter, data, tmp_path):
     assert not np.array_equal(label, rein_hf.segment(model, rein_hf.build_image_processor(), photo))
     colours = np.asarray(rein_hf.colorize(label, palette_of(NAMES)), float)
     assert np.abs(np.asarray(Image.open(tmp_path / "a_overlay.jpg"), float) - colours).mean() < 8
+
+
+def test_workers_open_photos_ahead_and_a_broken_one_has_its_turn(adapter, data, tmp_path, monkeypatch, capsys):
+    """As beside a GPU; the same pictures as without workers, also after a photo that cannot be read."""
+    (data / "images" / "c.png").write_bytes(b"no image")
+    written = []
+    for workers in (0, 2):
+        monkeypatch.setattr(ahead, "default_workers", lambda device, workers=workers: workers)
+        output = tmp_path / str(workers)
+        argv = ["--model", adapter, "--input", str(data / "images"), "--output_dir", str(output)]
+        (arguments,) = HfArgumentParser(predict.PredictionArguments).parse_args_into_dataclasses(argv)
+        assert predict.main(arguments) == 1
+        assert "c.png" in capsys.readouterr().err
+        written.append({file.name: file.read_bytes() for file in output.iterdir()})
+    assert written[0] == written[1] and len(written[0]) == 4 * 3
 
 
 def test_predict_goes_on_and_leaves_no_half_files(adapter, data, tmp_path, monkeypatch):
