@@ -126,13 +126,9 @@ def measure(kind: str, setting: Setting, names: list[str], repeats: int, bar: tq
         if setting.device == "cpu":
             found[name]["peak"] = variant_peak_memory(kind, name, setting)
         built: list[torch.nn.Module] = []
-        runs[name] = variant.make(
-            setting, lambda *args, built=built, **kwargs: built.append(build(*args, **kwargs)) or built[-1]
-        )
+        runs[name] = variant.make(setting, functools.partial(build_and_keep, build, built))
         if built:
-            found[name]["weights"] = sum(
-                weight.nbytes for weight in itertools.chain(built[0].parameters(), built[0].buffers())
-            )
+            found[name]["weights"] = weights_size(built[0])
         if setting.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
@@ -150,6 +146,16 @@ def measure(kind: str, setting: Setting, names: list[str], repeats: int, bar: tq
     if kind != "adapters":
         return {"variants": found}
     return {"variants": found, "tunings": {name: tuning_costs(build_model(setting, name)) for name in TUNINGS}}
+
+
+def build_and_keep(build: Callable, built: list[torch.nn.Module], *args, **kwargs) -> torch.nn.Module:
+    built.append(build(*args, **kwargs))
+    return built[-1]
+
+
+def weights_size(model: torch.nn.Module) -> int:
+    """Bytes of a model's parameters and buffers."""
+    return sum(tensor.nbytes for tensor in itertools.chain(model.parameters(), model.buffers()))
 
 
 def free_memory(device: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import HfArgumentParser
 
-from rein_hf.commands import benchmark
+from rein_hf.commands import benchmark, benchmark_plan, benchmark_variants
 from rein_hf.commands import benchmark_costs as costs
 from rein_hf.commands.benchmark_variants import SIZES, VARIANTS, Setting, build_model
 from rein_hf.head import ReinCriterion
@@ -25,14 +25,14 @@ def small_is_tiny(monkeypatch):
 
 
 def run(out, *argv: str) -> dict:
-    arguments = ["--output_dir", str(out), "--crops", "64", "--repeats", "5", *argv]
+    arguments = ["--output_dir", str(out), "--repeats", "5", *([] if "--plan" in argv else ["--crops", "64"]), *argv]
     return benchmark.main(*HfArgumentParser(benchmark.BenchmarkArguments).parse_args_into_dataclasses(arguments))
 
 
 @pytest.fixture
 def no_process(monkeypatch):
     """A fixed peak: the process that measures it would not have the tiny backbone."""
-    monkeypatch.setattr(benchmark, "peak_memory", lambda make, device: 7_000_000)
+    monkeypatch.setattr(benchmark, "peak_memory", lambda make: 7_000_000)
 
 
 @pytest.mark.slow
@@ -112,18 +112,21 @@ def test_ratios_are_of_each_turn():
                 "wall": [2 * value for value in other],
                 "cpu": [1.0, 1.1, 1.2, 1.3, 1.4],
                 "peak": 2_400_000,
+                "weights": 5_000_000,
+                "launches": 726,
+                "work": 0.0047,
             },
         },
     }
     ratios = "backbone | 2.00 (2.00 - 2.00) | 1.20 (1.10 - 1.30)"
     row = benchmark.report_row("backbone + Rein", "inference", found)
-    assert row == f"| backbone + Rein | 8000.0 (4000.0 - 18000.0) | 0.5 | {ratios} | 2 |"
+    assert row == f"| backbone + Rein | 8000.0 (4000.0 - 18000.0) | 0.5 | {ratios} | 2 | 7 | 726 | 4.7 |"
     assert (
         benchmark.report_row("backbone", "inference", found)
-        == "| backbone | 4000.0 (2000.0 - 9000.0) | 1 |  |  |  |  |"
+        == "| backbone | 4000.0 (2000.0 - 9000.0) | 1 |  |  |  |  |  |  |  |"
     )
     del found["variants"]["backbone"]
-    assert benchmark.report_row("backbone + Rein", "inference", found).endswith("| 0.5 |  |  |  | 2 |")
+    assert benchmark.report_row("backbone + Rein", "inference", found).endswith("| 0.5 |  |  |  | 2 | 7 | 726 | 4.7 |")
 
 
 @pytest.mark.parametrize(
@@ -135,6 +138,8 @@ def test_ratios_are_of_each_turn():
         (["--variants", "backbone", "Lora", "--kinds", "inference"], r"variants is \['backbone', 'Lora'\]"),
         (["--device", "tpu"], "device is 'tpu'; expected cpu"),
         (["--repeats", "4"], "repeats is 4; expected at least 5"),
+        (["--plan", "tpu"], "plan is 'tpu'; expected gpu, or none"),
+        (["--plan", "gpu", "--batches", "4"], "--batches has no effect with --plan gpu"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(tmp_path, argv, message):
@@ -147,6 +152,24 @@ def allocating(megabytes: int):
     """A call that needs less memory than its preparation."""
     torch.ones(2 * megabytes * 2**20, dtype=torch.uint8)
     return lambda: torch.ones(megabytes * 2**20, dtype=torch.uint8)
+
+
+def test_the_plan_of_a_gpu_names_variants_that_there_are():
+    arguments = benchmark.BenchmarkArguments("out", plan="gpu", sizes=["small", "large"])
+    plan = benchmark_plan.plan_of(arguments)
+    assert len(plan) == 2 * len(benchmark_plan.GPU_PLAN)
+    for kind, setting, names in plan:
+        assert names and set(names) <= set(VARIANTS[kind]) and setting.size in SIZES
+    assert {"LoRA", "full", "Rein", "EoMT of transformers"} <= {name for *_, names in plan for name in names}
+    assert ("inference", Setting("large", 512, 1, "bfloat16", "compile", "cpu"), ["Rein and head"]) in plan
+
+
+def test_a_compiled_variant_is_the_compiled_model(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(benchmark_variants, "compile_segmenter", compiled.append)
+    setting = TINY._replace(mode="compile")
+    VARIANTS["inference"]["Rein and head"].make(setting, partial(build_model, setting))
+    assert len(compiled) == 1 and not compiled[0].training
 
 
 def failing():
