@@ -18,7 +18,6 @@ import dataclasses
 import datetime
 import functools
 import gc
-import itertools
 import math
 import shlex
 import sys
@@ -38,7 +37,7 @@ from ..training import TUNINGS
 from ..views.plots import plot_benchmark
 from . import cli
 from .assess import trained_in_backbone
-from .benchmark_costs import gpu_work, peak_memory, quartiles, ratios, seconds
+from .benchmark_costs import gpu_work, peak_memory, quartiles, ratios, seconds, weights_size
 from .benchmark_plan import check_arguments, plan_of
 from .benchmark_variants import SIZES, VARIANTS, Setting, build_model
 
@@ -151,11 +150,6 @@ def measure(kind: str, setting: Setting, names: list[str], repeats: int, bar: tq
 def build_and_keep(build: Callable, built: list[torch.nn.Module], *args, **kwargs) -> torch.nn.Module:
     built.append(build(*args, **kwargs))
     return built[-1]
-
-
-def weights_size(model: torch.nn.Module) -> int:
-    """Bytes of a model's parameters and buffers."""
-    return sum(tensor.nbytes for tensor in itertools.chain(model.parameters(), model.buffers()))
 
 
 def free_memory(device: str) -> None:

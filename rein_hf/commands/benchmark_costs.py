@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import itertools
 import multiprocessing
 import statistics
 import time
@@ -93,6 +94,11 @@ def _send_peak_memory(pipe, make: Callable[[], Callable[[], object]]) -> None:
 def _resident_bytes(field: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def weights_size(model: torch.nn.Module) -> int:
+    """Bytes of a model's parameters and buffers."""
+    return sum(tensor.nbytes for tensor in itertools.chain(model.parameters(), model.buffers()))
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
