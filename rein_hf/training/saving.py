@@ -114,6 +114,8 @@ class CheckpointingTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
+        if not self.args.should_save:  # the stock method is called in all processes, and writes in one
+            return
         self._write_card(Path(output_dir or self.args.output_dir))
         # the stock Trainer pickles its arguments; nothing reads them, and reading them could run code
         (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)

@@ -102,7 +102,7 @@ def test_mistakes_are_one_line_and_status_2(verb, recipe, capsys):
         ("train gtav_dinov2-large_512 --train {a:1}", "Field 'train' expected a list, got dict"),
         ("train gtav_dinov2-large_512 --train [a", "is no plain YAML"),
         ("train gtav_dinov2-large_512 --crop", "gtav_dinov2-large_512.yaml: --crop has no value."),
-        ("publish --repo U/R --facts F --sample S", "the adapter is missing: --model FOLDER."),
+        ("publish --repo U/R --facts F --sample S", "the following keys are required: --model; --help explains them."),
         ("train gtav_dinov2-huge_512", "Did you mean the shipped gtav_dinov2-large_512?"),
         ("train recipes/gtav_dinov2-large_512.yaml", "Did you mean the shipped gtav_dinov2-large_512?"),
         ("assess --assessment streetz --output_dir O", "Did you mean the shipped streets?"),

@@ -55,7 +55,7 @@ def test_a_lora_and_a_whole_segmenter_have_a_page(build, tmp_path):
     rein_hf.build_image_processor().save_pretrained(tmp_path / "lora")
     of_lora = sum(p.numel() for name, p in lora.named_parameters() if "lora_" in name)
     facts = Adapters([tmp_path / "lora"], device="cpu").facts["lora"]
-    assert (facts.method, facts.adapter_parameters, facts.explains) == ("LORA", of_lora, False)
+    assert (facts.method, facts.adapter_parameters, facts.explains) == ("LoRA", of_lora, False)
 
 
 def test_names(tmp_path, monkeypatch):

@@ -29,7 +29,7 @@ def launched(name: str):
 
 
 def test_there_is_a_file_for_each_way():
-    assert set(FILES) == {"cpu", "gpu", "gpus", "fsdp2", "fsdp2_dinov3", "deepspeed_zero2"}
+    assert set(FILES) == {"cpu", "gpu", "gpus", "nodes", "fsdp2", "fsdp2_dinov3", "deepspeed_zero2"}
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpus"])

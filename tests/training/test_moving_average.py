@@ -78,7 +78,7 @@ def test_the_average_is_what_is_evaluated(recipe, monkeypatch):
 
     class Metric:
         def compute(self):
-            return {"mean_iou": 0.5}
+            return {"mean_iou": 0.5, "per_class_iou": {"road": 0.5}}
 
     def evaluate(model, processor, domain, *args, **kwargs):
         evaluated[len(evaluated) + 1] = {
@@ -131,10 +131,11 @@ def test_the_best_average_can_be_the_final_one(recipe, tmp_path, monkeypatch):
 
     class Metric:
         def compute(self):
-            return {"mean_iou": next(scores)}
+            return {"mean_iou": (score := next(scores)), "per_class_iou": {"road": score}}
 
     monkeypatch.setattr("rein_hf.training.trainer.evaluate_domain", lambda *args, **kwargs: {"seen": Metric()})
     best = ("--eval_strategy", "steps", "--eval_steps", "1", "--load_best_model_at_end", "true")
+    best += ("--metric_for_best_model", "miou")
     run_recipe(recipe, *EMA, *EVERY_STEP, *best)
     assert equal_adapters(tmp_path / "out", tmp_path / "out" / "checkpoint-2")
 
