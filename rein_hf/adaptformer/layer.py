@@ -120,12 +120,6 @@ class AdaptFormerLayer(nn.Module, BackboneTunerLayer):
         self._pending.put(delta)
         return output
 
-    def unload_and_optionally_merge_module(self, merge, safe_merge, adapter_names) -> nn.Module:
-        base_layer = super().unload_and_optionally_merge_module(merge, safe_merge, adapter_names)
-        for hook in self._hooks:
-            hook.remove()
-        return base_layer
-
     def extra_repr(self) -> str:
         return "; ".join(
             f"{name}: bottleneck of {config.bottleneck_size}, scale {config.scale}"

@@ -11,9 +11,8 @@ from PIL import Image
 from torch import nn
 
 from ..head import head_of
-from ..images import resize_to_fit
 from .photo_inputs import to_photo, to_photos
-from .windows import _upsample_in_strips, predict_labels, segment_image, slide_inference
+from .windows import _upsample_in_strips, image_scores, predict_labels, segment_image
 
 
 class Segmentation(NamedTuple):
@@ -97,10 +96,7 @@ def segment_with_confidence(
 ) -> Segmentation:
     """The class of every pixel of an upright RGB image with its probability and, if `scores`, that of all classes,
     which take by far the most memory. Arguments and errors are those of [`segment`]."""
-    resized = image if size is None else resize_to_fit(image, size)
-    pixel_values = processor(resized, return_tensors="pt")["pixel_values"].to(model.device)
-    pixel_values = pixel_values[..., : resized.height, : resized.width]  # padded window by window instead
-    found = slide_inference(model, pixel_values, crop, stride, progress)
+    found = image_scores(model, processor, image, crop, stride, size, progress)
     labels = predict_labels(found, (image.height, image.width))
     of_masks = head_of(model.config.model_type).classifies_masks
     confidence = np.empty((image.height, image.width), np.float32)

@@ -145,10 +145,24 @@ def segment_image(
     """The class of every pixel of one photo, `(H, W)`: what [`rein_hf.segment`] does for each, where the arguments and
     errors are described."""
     image = upright_rgb(image)
+    scores = image_scores(model, processor, image, crop, stride, size, progress)
+    return predict_labels(scores, (image.height, image.width))[0].cpu().numpy()
+
+
+def image_scores(
+    model: nn.Module,
+    processor,
+    image: Image.Image,
+    crop: int | None,
+    stride: int | None,
+    size: tuple[int, int] | None,
+    progress: Callable[[int, int], object] | None,
+) -> torch.Tensor:
+    """Class scores `(1, K, h, w)` of an upright RGB image, at the size at which the model sees it; the arguments are
+    those of [`rein_hf.segment`]."""
     resized = image if size is None else resize_to_fit(image, size)
     pixel_values = pixel_values_of(processor, image_tensor(resized), model.device)
-    scores = slide_inference(model, pixel_values, crop, stride, progress)
-    return predict_labels(scores, (image.height, image.width))[0].cpu().numpy()
+    return slide_inference(model, pixel_values, crop, stride, progress)
 
 
 def _window_starts(length: int, crop: int, stride: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 import torch
@@ -31,6 +31,8 @@ class BackboneTunerLayer(BaseTunerLayer):
     not_mergeable: str
     # listed here so that peft deletes it with the adapter
     other_param_names = ("configs",)
+    # the handles of what a layer has registered on modules that stay when it is taken off
+    _hooks: Sequence[RemovableHandle] = ()
     # peft.helpers.disable_input_dtype_casting sets it
     cast_input_dtype_enabled = True
 
@@ -133,9 +135,12 @@ class BackboneTunerLayer(BaseTunerLayer):
     def unload_and_optionally_merge_module(
         self, merge: bool, safe_merge: bool, adapter_names: list[str] | None
     ) -> nn.Module:
-        """Called by peft's `unload` and `merge_and_unload`: the module that stood here before."""
+        """Called by peft's `unload` and `merge_and_unload`: the module that stood here before, without this layer's
+        hooks."""
         if merge:
             self.merge(safe_merge, adapter_names)
+        for hook in self._hooks:
+            hook.remove()
         return self.base_layer
 
 

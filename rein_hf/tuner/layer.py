@@ -234,12 +234,6 @@ class ReinLayer(ReinTunerLayer, BlockListLayer):
         delta = factors.with_tensors(tensors).refine(output.to(factors.weight.dtype))
         return add_to_patches(output, delta, self.num_prefix_tokens)
 
-    def unload_and_optionally_merge_module(self, merge, safe_merge, adapter_names) -> nn.ModuleList:
-        base_layer = super().unload_and_optionally_merge_module(merge, safe_merge, adapter_names)
-        for hook in self._hooks:
-            hook.remove()
-        return base_layer
-
     def extra_repr(self) -> str:
         return "; ".join(
             f"{name}: {config.num_tokens} tokens of rank {config.r or 'full'} for "

@@ -170,12 +170,6 @@ class VPTLayer(BlockListLayer):
             return patches.contiguous()
         return torch.cat([tokens[:, : self.num_prefix_tokens], patches], dim=1)
 
-    def unload_and_optionally_merge_module(self, merge, safe_merge, adapter_names) -> nn.ModuleList:
-        base_layer = super().unload_and_optionally_merge_module(merge, safe_merge, adapter_names)
-        for hook in self._hooks:
-            hook.remove()
-        return base_layer
-
     def extra_repr(self) -> str:
         return "; ".join(
             f"{name}: {config.num_prompts} prompts for {len(config.changed_blocks(len(self.base_layer)))} blocks"
