@@ -26,7 +26,7 @@ from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
 from ..labels import IGNORE
-from .matcher import Pairs, ReinMatcher, Targets, at_least_float32, grid_of, sample_points
+from .matcher import Pairs, ReinMatcher, Targets, at_least_float32, grid_of, sample_grid, sample_points
 
 
 def pixel_loss(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
@@ -180,7 +180,7 @@ class ReinCriterion(Mask2FormerLoss):
         points."""
         # not `sample_points`, which would first copy the candidates: they are the largest tensor of a loss
         grid = grid_of(points.candidates).flatten(0, 1)[:, None]
-        uncertainty = F.grid_sample(masks.flatten(0, 1)[:, None], grid, align_corners=False)[:, 0, 0].abs_()
+        uncertainty = sample_grid(masks.flatten(0, 1)[:, None], grid)[:, 0, 0].abs_()
         del grid
         number = self.num_points - points.random.shape[2]
         chosen = uncertainty.topk(number, dim=1, largest=False, sorted=False).indices.view(*masks.shape[:2], -1)

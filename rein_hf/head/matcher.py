@@ -118,12 +118,12 @@ class ReinMatcher(Mask2FormerHungarianMatcher):
         image_of_mask, padded = indices[: len(image_of_mask)], indices[len(image_of_mask) :].view(padded.shape)
 
         grid = grid_of(points)
-        expected = _sample(targets.masks[:, None], grid.transpose(0, 1)[image_of_mask])[:, 0]  # (N, O, P)
+        expected = sample_grid(targets.masks[:, None], grid.transpose(0, 1)[image_of_mask])[:, 0]  # (N, O, P)
         expected = expected[padded].permute(2, 0, 3, 1)  # (O, B, P, n)
         sums = []
         # output by output: the samples of one are a hundred times as many values as its costs
         for (masks, _), of_output, where in zip(outputs, expected, grid, strict=True):
-            x = _sample(at_least_float32(masks), where[:, None])[:, :, 0]  # (B, m, P)
+            x = sample_grid(at_least_float32(masks), where[:, None])[:, :, 0]  # (B, m, P)
             # binary cross-entropy is softplus(x) - x y: one product, where the stock code has two
             cross_entropy = F.softplus(x).sum(dim=2, keepdim=True) - x @ of_output
             x.sigmoid_()
@@ -149,8 +149,8 @@ def sample_points(maps: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     and y: (0, 0) is the upper left corner of a map's first pixel, (1, 1) the lower right corner of its last one."""
     grid = grid_of(points)
     if grid.dim() == 3:
-        return _sample(maps[:, None], grid[:, None])[:, 0, 0]
-    return _sample(maps[:, None], grid)[:, 0]
+        return sample_grid(maps[:, None], grid[:, None])[:, 0, 0]
+    return sample_grid(maps[:, None], grid)[:, 0]
 
 
 def grid_of(points: torch.Tensor) -> torch.Tensor:
@@ -158,5 +158,6 @@ def grid_of(points: torch.Tensor) -> torch.Tensor:
     return torch.mul(points, 2, out=torch.empty(points.shape, dtype=points.dtype, device=points.device)).sub_(1)
 
 
-def _sample(maps: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+def sample_grid(maps: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+    """Bilinear samples of maps at coordinates as [`grid_of`] gives them."""
     return F.grid_sample(maps, grid, align_corners=False)
