@@ -8,23 +8,22 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from .pyramid import ViTPyramidBackbone
-
 
 # Modules whose weights autocast casts whenever they are used, and which use them for nothing else.
-CAST_BY_AUTOCAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CAST_BY_AUTOCAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
 
 
-def cast_frozen_weights(backbone: ViTPyramidBackbone, dtype: torch.dtype) -> list[str]:
-    """Casts in place the frozen float32 weights of a backbone that autocast would cast at every forward pass.
+def cast_frozen_weights(model: nn.Module, dtype: torch.dtype) -> list[str]:
+    """Casts in place the frozen float32 weights of a backbone that autocast would cast at every forward pass; of a
+    whole segmenter those of its head, too.
 
     Features and gradients stay equal to those under autocast bit for bit, since norms, scales, positions, the patch
-    embedding and adapters stay in float32. From then on the backbone computes under autocast of this type, whoever
-    calls it. The float32 weights are gone; load the model anew, or cast a copy, to compute in float32.
+    embedding and adapters stay in float32. From then on the backbone, and the head, compute under autocast of this
+    type, whoever calls them. The float32 weights are gone; load the model anew, or cast a copy, to compute in float32.
 
     Args:
-        backbone ([`ViTPyramidBackbone`]): with or without adapter. Weights that require gradients and the weights of
-            an adapter are left alone, so that what is saved stays in float32.
+        model: a [`ViTPyramidBackbone`] or a segmenter, with or without adapter. Weights that require gradients and the
+            weights of an adapter are left alone, so that what is saved stays in float32.
         dtype (`torch.dtype`): `torch.bfloat16` or `torch.float16`.
 
     Returns:
@@ -52,26 +51,34 @@ def cast_frozen_weights(backbone: ViTPyramidBackbone, dtype: torch.dtype) -> lis
     """
     if dtype not in (torch.bfloat16, torch.float16):
         raise ValueError(f"dtype is {dtype}; expected torch.bfloat16 or torch.float16, the types of autocast.")
-    if backbone.autocast_dtype not in (None, dtype):
-        raise ValueError(f"The backbone's weights are in {backbone.autocast_dtype} already, and dtype is {dtype}.")
+    # what computes in a type of its own; a wrapper around one, which has its attributes, is none
+    parts = [module for module in model.modules() if hasattr(type(module), "autocast_dtype")]
+    for part in parts:
+        if part.autocast_dtype not in (None, dtype):
+            raise ValueError(
+                f"The weights of the {type(part).__name__} are in {part.autocast_dtype} already, and dtype is {dtype}."
+            )
+    of_parts = {module for part in parts for module in part.modules()}
     # the type of the patch embedding is what some architectures convert the image to, and compute positions in
-    patch_embedding = set(backbone.get_input_embeddings().modules())
-    cast = []
-    for prefix, module in _modules_of_base(backbone):
-        if not isinstance(module, CAST_BY_AUTOCAST) or module in patch_embedding:
+    embeddings = [part.get_input_embeddings() for part in parts if hasattr(part, "get_input_embeddings")]
+    left_alone = {module for embedding in embeddings for module in embedding.modules()}
+    cast = {}
+    for prefix, module in _modules_of_base(model):
+        if not isinstance(module, CAST_BY_AUTOCAST) or module not in of_parts or module in left_alone:
             continue
         for name, parameter in module.named_parameters(prefix, recurse=False):
             if parameter.dtype == torch.float32 and not parameter.requires_grad:
                 parameter.data = parameter.data.to(dtype)
-                cast.append(name)
-    if cast:
-        backbone.autocast_dtype = dtype
-    return cast
+                cast[name] = module
+    for part in parts:
+        if not set(part.modules()).isdisjoint(cast.values()):
+            part.autocast_dtype = dtype
+    return list(cast)
 
 
-def _modules_of_base(backbone: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The modules of a backbone by their names, without those that hold an adapter's weights."""
-    modules = list(backbone.named_modules())
+def _modules_of_base(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules of a model by their names, without those that hold an adapter's weights."""
+    modules = list(model.named_modules())
     of_adapters = tuple(
         chain.from_iterable(
             [f"{name}.{container}." for container in module.adapter_layer_names]

@@ -42,6 +42,8 @@ class ViTPyramidBackbone(BackboneMixin, ViTPyramidPreTrainedModel):
     Attributes:
         has_attentions (`bool`): whether it can return attention weights. SAM's and Hiera's blocks attend within
             windows, and transformers does not return their weights.
+        autocast_dtype (`torch.dtype`): the type in which it computes under autocast, whoever calls it, since frozen
+            weights were cast to it ([`cast_frozen_weights`]); `None` otherwise.
 
     Example:
 
@@ -58,6 +60,8 @@ class ViTPyramidBackbone(BackboneMixin, ViTPyramidPreTrainedModel):
     ```
     """
 
+    autocast_dtype: torch.dtype | None = None
+
     def __init__(self, config: ViTPyramidConfig):
         super().__init__(config)
         self.vit = build_vit(config.backbone_config).model
@@ -69,7 +73,6 @@ class ViTPyramidBackbone(BackboneMixin, ViTPyramidPreTrainedModel):
             self.num_features += [width] * depth
         # transformers does not declare it for all architectures
         self._no_split_modules = [type(self.vit.get_submodule(self.architecture.blocks)[0]).__name__]
-        self.autocast_dtype: torch.dtype | None = None
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

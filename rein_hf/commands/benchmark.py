@@ -66,7 +66,8 @@ class BenchmarkArguments:
         default_factory=lambda: ["float32"], metadata={"help": "float32, or bfloat16, which means autocast."}
     )
     modes: list[str] = dataclasses.field(
-        default_factory=lambda: ["eager"], metadata={"help": "eager, or compile for torch.compile."}
+        default_factory=lambda: ["eager"],
+        metadata={"help": "eager, compile for torch.compile, or graph for CUDA graphs alone."},
     )
     device: str = dataclasses.field(default="cpu", metadata={"help": "cpu or cuda."})
     threads: int | None = dataclasses.field(
@@ -162,8 +163,8 @@ def free_memory(device: str) -> None:
 
 def variant_peak_memory(kind: str, name: str, setting: Setting) -> int | None:
     """The peak memory of a variant on a CPU in bytes, without its weights, measured in a process of its own. `None`
-    where it is not measured: for kind "adapters", and for `compile`, where the compiler itself takes more."""
-    if kind == "adapters" or setting.mode == "compile":
+    where it is not measured: for kind "adapters", and for what is compiled, where the compiler itself takes more."""
+    if kind == "adapters" or setting.mode != "eager":
         return None
     return peak_memory(functools.partial(make_variant, kind, name, setting))
 

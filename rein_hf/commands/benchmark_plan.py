@@ -30,6 +30,9 @@ GPU_PLAN = [
     Part("inference", 640, 1, "bfloat16", variants=("Rein and head", "EoMT of transformers")),
     Part("inference", 512, 1, "float32", variants=("Rein and head",)),
     Part("training", 512, 4, "float32", variants=("Rein", "full")),
+    Part("inference", 512, 1, "bfloat16", "graph", ("Rein and head",)),
+    Part("inference", 640, 1, "bfloat16", "graph", ("Rein and head", "EoMT of transformers")),
+    Part("training", 512, 4, "bfloat16", "graph", ("Rein",)),
     Part("inference", 512, 1, "bfloat16", "compile", ("Rein and head",)),
     Part("training", 512, 4, "bfloat16", "compile", ("Rein",)),
     Part("inference", 640, 1, "bfloat16", "compile", ("Rein and head", "EoMT of transformers")),
@@ -69,7 +72,12 @@ def check_arguments(args, defaults) -> None:
     Raises:
         ValueError: an argument has a value that cannot be measured, or would have no effect.
     """
-    known = {"kinds": VARIANTS, "sizes": SIZES, "dtypes": ["float32", "bfloat16"], "modes": ["eager", "compile"]}
+    known = {
+        "kinds": VARIANTS,
+        "sizes": SIZES,
+        "dtypes": ["float32", "bfloat16"],
+        "modes": ["eager", "compile", "graph"],
+    }
     for name, values in known.items():
         if not getattr(args, name) or not set(getattr(args, name)) <= set(values):
             raise ValueError(f"{name} is {getattr(args, name)}; expected some of {list(values)}.")
@@ -79,6 +87,8 @@ def check_arguments(args, defaults) -> None:
         raise ValueError(f"variants is {args.variants}; expected, of each kind, some of {known}.")
     if args.device not in ("cpu", "cuda") or args.device == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device is {args.device!r}; expected cpu{' or cuda' * torch.cuda.is_available()}.")
+    if "graph" in args.modes and args.device != "cuda":
+        raise ValueError(f"modes is {args.modes} and device {args.device!r}; expected --device cuda for CUDA graphs.")
     if args.repeats < 5:
         raise ValueError(f"repeats is {args.repeats}; expected at least 5, since quartiles of fewer mean nothing.")
     if args.plan not in (None, "gpu"):

@@ -21,8 +21,8 @@ from transformers.models.mask2former.image_processing_pil_mask2former import Mas
 
 from .. import ViTPyramidConfig, slide_inference
 from ..backbone import backbone_of, cast_frozen_weights
-from ..inference import compile_segmenter, predict_labels, semantic_scores
-from ..inference.compiled import MODES
+from ..inference import compile_segmenter, predict_labels, prepare_for_inference, semantic_scores
+from ..inference.compiled import GRAPH_ONLY, MODES
 from ..segmenter import use_paper_loss_and_fast_modules
 from ..training import RecipeArguments, compile_before_loss, param_groups, use_fused_optimizer
 from .train import apply_tuning
@@ -106,26 +106,27 @@ def build_eomt(setting: Setting) -> torch.nn.Module:
 
 def feature_call(setting: Setting, model: torch.nn.Module) -> Callable[[], object]:
     """Computes the feature maps of the backbone."""
-    encoder = backbone_of(freeze(model))
+    encoder = backbone_of(freeze(model, setting))
     forward = lambda pixels: encoder(pixels).feature_maps  # noqa: E731
-    if setting.mode == "compile":
-        forward = torch.compile(forward, mode=MODES.get(setting.device))
+    if (options := compile_options(setting)) is not None:
+        forward = torch.compile(forward, **options)
     return inference_call(setting, forward)
 
 
 def label_call(setting: Setting, model: torch.nn.Module, width: int = 1) -> Callable[[], object]:
     """Computes label maps, by windows, of images whose width is `width` times their height."""
-    freeze(model)
-    if setting.mode == "compile":
-        compile_segmenter(model)
+    freeze(model, setting)
+    if (options := compile_options(setting)) is not None:
+        compile_segmenter(model, **options)
     size = (setting.crop, width * setting.crop)
     return inference_call(setting, lambda pixels: predict_labels(slide_inference(model, pixels), size), width)
 
 
 def eomt_label_call(setting: Setting, model: torch.nn.Module) -> Callable[[], object]:
     """Computes label maps of EoMT from its class and mask logits, in the same way as ours."""
-    freeze(model)
-    forward = torch.compile(model, mode=MODES.get(setting.device)) if setting.mode == "compile" else model
+    freeze(model, setting)
+    options = compile_options(setting)
+    forward = model if options is None else torch.compile(model, **options)
     size = (setting.crop, setting.crop)
 
     def labels(pixels):
@@ -137,17 +138,23 @@ def eomt_label_call(setting: Setting, model: torch.nn.Module) -> Callable[[], ob
 
 def stock_label_call(setting: Setting, model: torch.nn.Module) -> Callable[[], object]:
     """Computes label maps as transformers does: all masks of every decoder output, resized to 384x384 in between."""
-    freeze(model)
-    if setting.mode == "compile":
-        model.compile(mode=MODES.get(setting.device))
+    freeze(model, setting)
+    if (options := compile_options(setting)) is not None:
+        model.compile(**options)
     post_process = Mask2FormerImageProcessorPil().post_process_semantic_segmentation
     sizes = [(setting.crop, setting.crop)] * setting.batch
     return inference_call(setting, lambda pixels: post_process(model(pixel_values=pixels), target_sizes=sizes))
 
 
-def freeze(model: torch.nn.Module) -> torch.nn.Module:
-    """The model as `rein_hf.from_pretrained` returns it; some kernels differ if weights require gradients."""
-    return model.eval().requires_grad_(False)
+def compile_options(setting: Setting) -> dict[str, str] | None:
+    """What `torch.compile` is told; `None` where nothing is compiled."""
+    compiled = {"mode": MODES[setting.device]} if setting.device in MODES else {}
+    return {"eager": None, "compile": compiled, "graph": {"backend": GRAPH_ONLY}}[setting.mode]
+
+
+def freeze(model: torch.nn.Module, setting: Setting) -> torch.nn.Module:
+    """The model as evaluation and prediction prepare it; some kernels differ if weights require gradients."""
+    return prepare_for_inference(model, torch.bfloat16 if setting.dtype == "bfloat16" else None)
 
 
 def inference_call(
@@ -178,8 +185,9 @@ def training_call(setting: Setting, model: torch.nn.Module) -> Callable[[], obje
         "mask_labels": [mask.to(setting.device) for mask in masks],
         "class_labels": [present.to(setting.device) for present in classes],
     }
-    if setting.mode == "compile":
-        compile_before_loss(model)
+    if (options := compile_options(setting)) is not None:
+        # a graph in training is recorded for the forward and the backward pass
+        compile_before_loss(model, **(options if setting.mode == "graph" else {}))
 
     def run():
         with torch.autocast(setting.device, torch.bfloat16, enabled=setting.dtype == "bfloat16"):

@@ -7,8 +7,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from ..backbone import backbone_of, cast_frozen_weights
-from ..inference import compile_segmenter
+from ..inference import compile_segmenter, prepare_for_inference
 
 
 AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -30,16 +29,13 @@ def accelerator_for(mixed_precision: str) -> Accelerator:
 
 
 def move_to(accelerator: Accelerator, model: nn.Module, compiled: bool = False) -> nn.Module:
-    """A segmenter on the device of an accelerator. Frozen weights of its backbone are cast once to the type of the
-    accelerator's mixed precision, if it has one, instead of at every image; predictions stay the same bit for bit.
+    """A segmenter on the device of an accelerator, prepared for inference in the accelerator's mixed precision; see
+    [`rein_hf.inference.prepare_for_inference`].
 
     Args:
         accelerator: from [`accelerator_for`].
         model: from [`rein_hf.from_pretrained`]; it is changed in place.
         compiled (`bool`): compile it too, see [`rein_hf.inference.compile_segmenter`].
     """
-    dtype = AUTOCAST_TYPES.get(accelerator.mixed_precision)
-    if dtype is not None:
-        cast_frozen_weights(backbone_of(model), dtype)
-    model = model.to(accelerator.device)
+    model = prepare_for_inference(model, AUTOCAST_TYPES.get(accelerator.mixed_precision)).to(accelerator.device)
     return compile_segmenter(model) if compiled else model

@@ -6,6 +6,8 @@ together only take memory: there they are left to autocast.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
@@ -32,6 +34,9 @@ class CastWeights:
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return
         if not torch.is_autocast_enabled(device.type) or not saves_time(device):
+            return
+        if getattr(module, "autocast_dtype", None) is not None:  # all weights are in it, and inputs are still to cast
+            self.dtype = torch.get_autocast_dtype(device.type)
             return
         layers = {layer: _weights(layer, device) for layer in module.modules() if _is_plain(layer)}
         layers = {layer: weights for layer, weights in layers.items() if weights}
@@ -61,6 +66,13 @@ class CastWeights:
     def cast(self, inputs: torch.Tensor) -> torch.Tensor:
         """The inputs of several layers, cast once for all of them."""
         return inputs.to(self.dtype) if self.dtype is not None and inputs.dtype == torch.float32 else inputs
+
+
+def own_autocast(module: nn.Module, inputs: torch.Tensor) -> AbstractContextManager:
+    """Autocast of the type that a module's frozen weights were cast to, if they were."""
+    if module.autocast_dtype is None:
+        return nullcontext()
+    return torch.autocast(inputs.device.type, module.autocast_dtype)
 
 
 def saves_time(device: torch.device) -> bool:

@@ -38,7 +38,7 @@ class CrossAttention(nn.MultiheadAttention):
         """
         if attn_mask is None or attn_mask.dim() != 4:
             return super().forward(query, key, value, attn_mask=attn_mask, **kwargs)
-        if is_transformed(query, key, value, *self.parameters()):
+        if is_transformed(query, key, value, module=self):
             attn_mask = attn_mask.to(query.dtype).expand(-1, self.num_heads, -1, -1).flatten(0, 1)
             return super().forward(query, key, value, attn_mask=attn_mask, **kwargs)
         # batch first, as the data lies in memory: otherwise a bfloat16 product copies the weight for every token
@@ -77,7 +77,7 @@ class SelfAttention(Mask2FormerAttention):
         """
         others = (attention_mask, key_value_states, key_value_position_embeddings)
         is_stock = output_attentions or any(one is not None for one in others)
-        if is_stock or is_transformed(hidden_states, *self.parameters()):
+        if is_stock or is_transformed(hidden_states, module=self):
             return super().forward(hidden_states, attention_mask, position_embeddings, *others[1:], output_attentions)
         rows = hidden_states.transpose(0, 1)
         placed = rows if position_embeddings is None else rows + position_embeddings.transpose(0, 1)

@@ -53,9 +53,8 @@ class DeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAtte
         Returns:
             The output (B, Q, c) and the attention weights (B, Q, heads, levels, points).
         """
-        tensors = (hidden_states, encoder_hidden_states, reference_points, *self.parameters())
         is_graph = torch.compiler.is_exporting() or torch.jit.is_tracing()
-        transformed = is_transformed(*tensors)
+        transformed = is_transformed(hidden_states, encoder_hidden_states, reference_points, module=self)
         if is_graph or not (transformed or has_kernel(hidden_states.device)):
             return super().forward(
                 hidden_states,

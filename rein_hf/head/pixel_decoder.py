@@ -26,7 +26,7 @@ from transformers.models.mask2former.modeling_mask2former import (
 )
 
 from ..backbone import rescale
-from .cast_weights import NO_CASTS, CastWeights
+from .cast_weights import NO_CASTS, CastWeights, own_autocast
 from .positions import reference_points
 from .transforms import is_transformed
 
@@ -34,6 +34,8 @@ from .transforms import is_transformed
 class PixelDecoder(Mask2FormerPixelDecoder):
     """The pixel decoder; a subclass because the stock one puts the sizes of its maps into a tensor that nobody uses,
     and tracing turns them into constants."""
+
+    autocast_dtype: torch.dtype | None = None  # of frozen weights that were cast, see backbone/frozen_weights.py
 
     def forward(
         self,
@@ -55,8 +57,16 @@ class PixelDecoder(Mask2FormerPixelDecoder):
             `Mask2FormerPixelDecoderOutput`: `mask_features`, the pixel embeddings at stride 4, (B, c, H/4, W/4), and
             `multi_scale_features`, three maps of strides 32, 16 and 8.
         """
+        with own_autocast(self, features[0]):
+            return self._decode(
+                features, encoder_outputs, output_attentions, output_hidden_states, return_dict, scales
+            )
+
+    def _decode(
+        self, features, encoder_outputs, output_attentions, output_hidden_states, return_dict, scales
+    ) -> Mask2FormerPixelDecoderOutput:
         # group_norm has a forward-mode derivative for contiguous maps only, and vmap cannot always add in place
-        transformed = is_transformed(*features, *self.parameters())
+        transformed = is_transformed(*features, module=self)
         if transformed:
             features = [feature_map.contiguous() for feature_map in features]
         features = list(zip(features, scales or [1.0] * len(features), strict=True))
@@ -111,6 +121,8 @@ def _flatten_map(feature_map: torch.Tensor) -> torch.Tensor:
 class PixelDecoderEncoder(Mask2FormerPixelDecoderEncoderOnly):
     """The layers of the pixel decoder; a subclass because tracing turns the sizes in the stock one's `torch.linspace`
     into constants, and because reference points are computed once per size."""
+
+    autocast_dtype: torch.dtype | None = None  # as of the pixel decoder
 
     def forward(
         self,

@@ -24,13 +24,16 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerTransformerModule,
 )
 
-from .cast_weights import NO_CASTS, CastWeights
+from ..tuner import query_weights
+from .cast_weights import NO_CASTS, CastWeights, own_autocast
 from .masks import mask_logits
 
 
 class TransformerModule(Mask2FormerTransformerModule):
     """The transformer decoder and the inputs that it needs; a subclass because it computes the masks of all decoder
     outputs together."""
+
+    autocast_dtype: torch.dtype | None = None  # of frozen weights that were cast, see backbone/frozen_weights.py
 
     def forward(
         self,
@@ -62,6 +65,16 @@ class TransformerModule(Mask2FormerTransformerModule):
     ) -> Mask2FormerMaskedAttentionDecoderOutput:
         """Does what `forward` does, but `masks_queries_logits` holds mask embeddings (B, m, c) instead of mask logits;
         [`mask_logits`] turns them into mask logits."""
+        with own_autocast(self, mask_features):
+            return self._decode(multi_scale_features, mask_features, output_hidden_states, output_attentions)
+
+    def _decode(
+        self,
+        multi_scale_features: Sequence[torch.Tensor],
+        mask_features: torch.Tensor,
+        output_hidden_states: bool,
+        output_attentions: bool,
+    ) -> Mask2FormerMaskedAttentionDecoderOutput:
         features, positions, sizes, resized = [], [], [], []
         for level, (projection, feature_map) in enumerate(
             zip(self.input_projections, multi_scale_features, strict=True)
@@ -74,8 +87,8 @@ class TransformerModule(Mask2FormerTransformerModule):
             resized.append(F.interpolate(mask_features.detach(), sizes[-1], mode="bilinear", align_corners=False))
         batch = mask_features.shape[0]
         contents, queries = (
-            embedding.weight.unsqueeze(1).expand(-1, batch, -1)
-            for embedding in (self.queries_features, self.queries_embedder)
+            weight.unsqueeze(1).expand(-1, batch, -1)
+            for weight in query_weights(self.queries_features, self.queries_embedder)
         )
         return self.decoder(
             inputs_embeds=contents,
@@ -93,6 +106,8 @@ class TransformerModule(Mask2FormerTransformerModule):
 class TransformerDecoder(Mask2FormerMaskedAttentionDecoder):
     """The layers of the transformer decoder; a subclass because it computes what they have in common once, and no
     attention mask for a layer that does not follow."""
+
+    autocast_dtype: torch.dtype | None = None  # as of the whole module
 
     def forward(
         self,

@@ -3,6 +3,7 @@
 from .ahead import batched_by_size, label_maps, prepare_image, read_ahead
 from .compiled import compile_segmenter
 from .image_processing import ReinImageProcessor
+from .preparation import prepare_for_inference
 from .segmentation import Segmentation, segment, segment_with_confidence
 from .sizes import requested_size
 from .transfer import pixel_values_of, start_copy, to_device
@@ -17,6 +18,7 @@ __all__ = [
     "label_maps",
     "pixel_values_of",
     "predict_labels",
+    "prepare_for_inference",
     "prepare_image",
     "read_ahead",
     "requested_size",

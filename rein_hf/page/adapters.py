@@ -15,6 +15,7 @@ from transformers import AutoImageProcessor
 
 from ..backbone import backbone_of
 from ..hub import describe
+from ..inference import prepare_for_inference
 from ..labels import class_names_of, palette_of_model
 from ..loading import from_pretrained
 from ..views import rein_layers
@@ -70,7 +71,8 @@ class Adapters:
         if twice:
             raise ValueError(f"{', '.join(twice)} is given twice; expected each adapter once.")
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = from_pretrained(sources[0], backbone, device_map=None if device == "cpu" else device)
+        model = from_pretrained(sources[0], backbone, device_map=None if device == "cpu" else device)
+        self.model = prepare_for_inference(model)
         if len(sources) > 1 and not isinstance(self.model, PeftModel):
             raise ValueError(
                 f"{sources[0]} is a whole segmenter, onto which no adapter is loaded; expected it alone, or adapters."

@@ -7,14 +7,14 @@ only), so the three tables that method would fill are filled here.
 
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
-from .base import NO_DATA_PARALLEL, BackboneTunerLayer
+from .base import NO_DATA_PARALLEL, BackboneTunerLayer, fix_weights
 from .base_config import BackboneTunerConfig
 from .base_model import BackboneTuner
 from .block_list import BlockListLayer
 from .config import ReinConfig, ReinPeftType
 from .layer import ReinLayer
 from .model import ReinModel
-from .queries import ReinQueries
+from .queries import ReinQueries, query_weights
 from .stages import ReinStages
 
 
@@ -29,6 +29,8 @@ __all__ = [
     "ReinModel",
     "ReinQueries",
     "ReinStages",
+    "fix_weights",
+    "query_weights",
 ]
 
 PEFT_TYPE_TO_CONFIG_MAPPING[ReinPeftType.REIN] = ReinConfig

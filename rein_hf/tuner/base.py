@@ -77,12 +77,16 @@ class BackboneTunerLayer(BaseTunerLayer):
         """Called when all weights of an adapter are made: moves them to the base, sets what requires gradients, and
         marks them as not loaded."""
         config = self.configs[adapter_name]
+        self._forget_computed()
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
         self._found_loaded.discard(adapter_name)
         for _, parameter in self.named_tensors(adapter_name):
             # the mark goes with the parameter object, which transformers replaces when it loads
             parameter._adapter_initial = "to be loaded" if config.inference_mode else "to be trained"
+
+    def _forget_computed(self) -> None:
+        """Called when weights are made or loaded, where some are said to be fixed."""
 
     def _check_loaded(self, adapter_name: str) -> None:
         """Refuse an adapter that was loaded in part, or was made for inference and not loaded.
@@ -148,6 +152,8 @@ class ReinTunerLayer(BackboneTunerLayer):
     """A [`ReinLayer`], [`ReinStages`] or [`ReinQueries`]."""
 
     method = "Rein"
+    # whether the weights stay as they are, so that what is computed of them alone is computed once, see `fix_weights`
+    weights_are_fixed = False
     not_mergeable = (
         "Rein cannot be merged into the backbone: its refinement depends on the features (a softmax over tokens), so "
         "no weight of the backbone can stand for it. Use unload() to get the backbone back."
@@ -161,6 +167,15 @@ def execution_device(module: nn.Module) -> torch.device:
         hooks = (part._hf_hook for part in module.modules() if has_offloaded_params(part))
         device = next((torch.device(hook.execution_device) for hook in hooks), device)
     return device
+
+
+def fix_weights(model: nn.Module) -> None:
+    """Says that the weights of Rein in a model stay as they are from now on. What a forward pass without gradients
+    computes of them alone, factors and object queries, is then computed once and kept, for each adapter. Adapters can
+    still be loaded and switched."""
+    for module in model.modules():
+        if isinstance(module, ReinTunerLayer):
+            module.weights_are_fixed = True
 
 
 def with_weights(*modules: nn.Module) -> AbstractContextManager:
@@ -204,6 +219,7 @@ def linear_weight(linear: nn.Module) -> torch.Tensor:
 
 def _note_loaded_tensors(module, state_dict, prefix, *_) -> None:
     """Before `load_state_dict` writes into a layer: take the marks off the tensors that it will write."""
+    module._forget_computed()
     for name, parameter in module.named_parameters():
         found = state_dict.get(prefix + name)
         if found is not None and found.shape == parameter.shape and hasattr(parameter, "_adapter_initial"):

@@ -24,6 +24,7 @@ class RefinementWeights:
         delta: W_f (c, c) and b_f (c,).
         scale (`torch.Tensor`, *optional*): of shape (1,); one if there is none.
         use_softmax (`bool`): whether S is a softmax.
+        multiplied (`bool`): whether the matrices of low-rank tokens are to be multiplied with each other.
     """
 
     tokens: tuple[torch.Tensor, ...]
@@ -31,6 +32,7 @@ class RefinementWeights:
     delta: tuple[torch.Tensor, torch.Tensor]
     scale: torch.Tensor | None
     use_softmax: bool
+    multiplied: bool = False
 
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """All of them."""
@@ -55,9 +57,9 @@ class Factors:
         S = softmax(f @ T^T / sqrt(c)) = softmax(f @ keys)
         delta = scale * (W_f (S[:, 1:] @ (W_T T[1:] + b_T) + f) + b_f) = S @ values + W f + b
 
-    `keys` and `values` are tuples of matrices; the features are multiplied by one after the other. The matrices of
-    low-rank tokens are never multiplied with each other: that takes c^2 + 2r(m + c) multiplications per patch instead
-    of c^2 + 2mc.
+    `keys` and `values` are tuples of matrices; the features are multiplied by one after the other. Low-rank tokens may
+    give two matrices each: that takes c^2 + 2r(m + c) multiplications per patch instead of c^2 + 2mc, but more
+    products, see [`saves_time`].
 
     Args:
         keys: matrices whose product is T^T / sqrt(c), (c, m); without a softmax T^T.
@@ -94,6 +96,8 @@ class Factors:
             rows = nn.functional.linear(b, to_feature)
             rows = torch.cat([rows, to_feature_bias.expand(*rows.shape[:-2], 1, -1)], dim=-2)
             values = (_zero_sink_row(nn.functional.pad(a, (0, 1), value=1.0)), rows @ weight.T)
+            if weights.multiplied:
+                keys, values = (keys[0] @ keys[1],), (values[0] @ values[1],)
         return cls(keys, values, weight, bias, weights.use_softmax)
 
     def tensors(self) -> tuple[torch.Tensor, ...]:
@@ -132,9 +136,22 @@ class Factors:
         return delta.addmm_(_multiply(self.attention(flat), first), last).view(features.shape)
 
 
-def add_to_patches(output: torch.Tensor, delta: torch.Tensor, num_prefix_tokens: int) -> torch.Tensor:
+def saves_time(device: torch.device) -> bool:
+    """Whether matrices of low-rank tokens are better multiplied with each other on a device. Two products less for
+    each block, and four less in a backward pass, are faster where a product takes longer to launch than to compute; on
+    a CPU the multiplications count."""
+    return device.type != "cpu"
+
+
+def add_to_patches(
+    output: torch.Tensor, delta: torch.Tensor, num_prefix_tokens: int, in_place: bool = False
+) -> torch.Tensor:
     """The output of a block (B, P + N, c) or (B, H, W, c) with delta, of the same shape, added to its patches; in the
-    type of the output. The P prefix tokens pass unchanged, whatever their delta is."""
+    type of the output. The P prefix tokens pass unchanged, whatever their delta is. `in_place` adds to the output
+    itself."""
+    if in_place:
+        output[:, num_prefix_tokens:].add_(delta[:, num_prefix_tokens:])
+        return output
     if num_prefix_tokens == 0:
         return (output + delta).to(output.dtype)
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():

@@ -22,7 +22,7 @@ from .base import (
 )
 from .block_list import BlockListLayer
 from .config import ReinConfig
-from .factors import Factors, RefinementWeights, add_to_patches
+from .factors import Factors, RefinementWeights, add_to_patches, saves_time
 from .initialization import initial_weights
 from .refinement_hook import RefinementHook
 from .shared_factors import SharedFactors, compute_factors
@@ -176,8 +176,12 @@ class ReinLayer(ReinTunerLayer, BlockListLayer):
                 delta=(linear_weight(delta), delta.bias),
                 scale=None if config.zero_init else self.rein_scale[adapter_name],
                 use_softmax=config.use_softmax,
+                multiplied=saves_time(to_feature.weight.device),
             )
             return compute_factors(weights, row)
+
+    def _forget_computed(self) -> None:
+        self._shared_factors.kept.clear()
 
     def refined_blocks(self, adapter_name: str) -> list[int] | range:
         """The blocks that an adapter refines, counted from 0, in the order of its tokens."""
@@ -199,9 +203,12 @@ class ReinLayer(ReinTunerLayer, BlockListLayer):
             factors = factors.to(output.device, factors.weight.dtype)
             return factors.attention(output[:, self.num_prefix_tokens :].to(factors.weight.dtype))
 
-    def refine_output(self, index: int, block: nn.Module, output: torch.Tensor) -> torch.Tensor | None:
+    def refine_output(
+        self, index: int, block: nn.Module, output: torch.Tensor, in_place: bool = False
+    ) -> torch.Tensor | None:
         """What [`RefinementHook`] calls after block `index`: its output (B, P + N, c) or (B, H, W, c) with the patches
-        refined; `None` if the active adapter does not refine this block."""
+        refined; `None` if the active adapter does not refine this block. `in_place` allows to write into the output,
+        where that saves time."""
         adapter = self.adapter
         if adapter is None or index not in self.refined_blocks(adapter):
             return None
@@ -219,20 +226,22 @@ class ReinLayer(ReinTunerLayer, BlockListLayer):
         # all is cast here once: autocast would cast the features at every use, and autograd store every result
         with torch.autocast(device.type, enabled=False) if autocast else nullcontext():
             factors = self._shared_factors.of_block(
-                self.factors, adapter, self.refined_blocks(adapter), index, device, dtype
+                self.factors, adapter, self.refined_blocks(adapter), index, device, dtype, self.weights_are_fixed
             )
             if getattr(block, "gradient_checkpointing", False) and block.training and torch.is_grad_enabled():
                 # transformers checkpoints the block's forward, and hooks run outside of that
                 checkpoint = block._gradient_checkpointing_func
                 return checkpoint(partial(self._refined, factors), output, *factors.tensors())
-            return self._refined(factors, output, *factors.tensors())
+            return self._refined(factors, output, *factors.tensors(), in_place=in_place)
 
-    def _refined(self, factors: Factors, output: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
+    def _refined(
+        self, factors: Factors, output: torch.Tensor, *tensors: torch.Tensor, in_place: bool = False
+    ) -> torch.Tensor:
         """The output of a block with the patches refined. `tensors` are those of the factors: checkpointing that is
         reentrant computes the gradients of its arguments alone."""
         # the delta of prefix tokens is computed as well and not used: the patches alone would have to be copied
         delta = factors.with_tensors(tensors).refine(output.to(factors.weight.dtype))
-        return add_to_patches(output, delta, self.num_prefix_tokens)
+        return add_to_patches(output, delta, self.num_prefix_tokens, in_place)
 
     def extra_repr(self) -> str:
         return "; ".join(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .base import NO_DATA_PARALLEL, ReinTunerLayer, execution_device, with_weights
+from .base import NO_DATA_PARALLEL, ReinTunerLayer, execution_device, is_autocast_enabled, with_weights
 from .config import ReinConfig
 from .layer import ReinLayer
 
@@ -61,6 +61,7 @@ class ReinQueries(nn.Module, ReinTunerLayer):
         self.rein_query_content = nn.ModuleDict()
         # a tuple, which registers no submodules: the tokens are those of the ReinLayer alone
         self._rein_layers: tuple[ReinLayer, ...] = ()
+        self._kept: dict[tuple, torch.Tensor] = {}  # made of fixed weights, by adapter, device and type
         self._set_up(adapter_name)
         self.update_layer(adapter_name, config)
 
@@ -71,6 +72,9 @@ class ReinQueries(nn.Module, ReinTunerLayer):
             self.rein_query_content[adapter_name] = nn.Linear(q, q)
         self.configs[adapter_name] = config
         self._finish_update(adapter_name)
+
+    def _forget_computed(self) -> None:
+        self._kept.clear()
 
     def link(self, rein_layers: tuple[ReinLayer, ...]) -> None:
         """Say of which layers the tokens are the queries; their queries are added."""
@@ -83,6 +87,10 @@ class ReinQueries(nn.Module, ReinTunerLayer):
         Raises:
             ValueError: on a replica of `torch.nn.DataParallel`; weights of the adapter were never loaded.
         """
+        return self._weight({})
+
+    def _weight(self, shared: dict[tuple, torch.Tensor]) -> torch.Tensor:
+        """The object queries. `shared` has what the tokens were projected to, for others in the same pass."""
         adapter = self.adapter
         if adapter is None:
             with with_weights(self.base_layer):
@@ -90,10 +98,27 @@ class ReinQueries(nn.Module, ReinTunerLayer):
         if getattr(self, "_is_replica", False):
             raise ValueError(NO_DATA_PARALLEL)
         device = execution_device(self.base_layer)
-        queries = sum(layer.object_queries(adapter).to(device) for layer in self._rein_layers)
-        if self.content:
-            queries = self.rein_query_content[adapter](queries)
-        return queries.to(self.base_layer.weight.dtype)
+        autocast = torch.get_autocast_dtype(device.type) if is_autocast_enabled(device.type) else None
+        key = (adapter, device, autocast)
+        is_fixed = self.weights_are_fixed and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if is_fixed and key in self._kept:
+            return self._kept[key]
+        if key not in shared:
+            shared[key] = sum(layer.object_queries(adapter).to(device) for layer in self._rein_layers)
+        queries = self.rein_query_content[adapter](shared[key]) if self.content else shared[key]
+        queries = queries.to(self.base_layer.weight.dtype)
+        if is_fixed:
+            self._kept[key] = queries
+        return queries
 
     def forward(self, indices: torch.Tensor) -> torch.Tensor:
         return nn.functional.embedding(indices, self.weight)
+
+
+def query_weights(contents: nn.Module, positions: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weights (m, q) of a head's embeddings of query contents and query positions. If both are made of Rein's
+    tokens, these are projected once."""
+    if not (isinstance(contents, ReinQueries) and isinstance(positions, ReinQueries)):
+        return contents.weight, positions.weight
+    shared: dict[tuple, torch.Tensor] = {}
+    return contents._weight(shared), positions._weight(shared)

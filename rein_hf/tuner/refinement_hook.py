@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch._C._functorch import peek_interpreter_stack
 
 
 if TYPE_CHECKING:
@@ -31,4 +32,11 @@ class RefinementHook(nn.Module):
         self._layer = (layer,)  # a tuple registers no submodule
 
     def forward(self, block: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
-        return self._layer[0].refine_output(self.index, block, output)
+        return self._layer[0].refine_output(self.index, block, output, self._may_write(block, args, output))
+
+    def _may_write(self, block: nn.Module, args: tuple, output: torch.Tensor) -> bool:
+        """Whether nobody else has the block's output or will differentiate through it."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or peek_interpreter_stack() is not None:
+            return False
+        seen = next(iter(block._forward_hooks.values())) is not self  # by a hook that runs before
+        return not (seen or not args or output is args[0] or output._is_view())

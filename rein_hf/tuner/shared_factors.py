@@ -17,16 +17,19 @@ class SharedFactors:
     """
     What the blocks of a [`ReinLayer`] share during one forward pass: the first refined block computes the factors of
     all blocks, each later one takes its own, and the last one drops them. Nothing is kept between two forward passes,
-    so new weights are seen at once. While torch.compile traces, each block computes its own factors.
+    so new weights are seen at once, unless the weights are said to be fixed. While torch.compile traces, each block
+    computes its own factors.
     """
 
     def __init__(self) -> None:
         # what the next block has to be; and the factors of all blocks
         self.pending: tuple[tuple, dict[int, Factors]] | None = None
+        # of fixed weights: by adapter, device and type
+        self.kept: dict[tuple, dict[int, Factors]] = {}
 
     def __getstate__(self) -> dict:
         # copies of a model share nothing with a forward pass that did not end
-        return {"pending": None}
+        return {"pending": None, "kept": {}}
 
     def of_block(
         self,
@@ -36,6 +39,7 @@ class SharedFactors:
         index: int,
         device: torch.device,
         dtype: torch.dtype,
+        fixed: bool = False,
     ) -> Factors:
         """The factors of one block, on the device and in the type of its features.
 
@@ -45,9 +49,16 @@ class SharedFactors:
             blocks: the refined blocks, in the order of their tokens.
             index (`int`): the block, one of `blocks`.
             device, dtype: where the block's features are, and the type to compute in.
+            fixed (`bool`): whether the weights stay as they are, so that their factors are kept for further passes.
         """
         if torch.compiler.is_compiling():
             return compute(adapter_name, blocks.index(index)).to(device, dtype)
+        if fixed and not torch.is_grad_enabled():
+            key = (adapter_name, device, dtype)
+            if key not in self.kept:
+                of_all = compute(adapter_name, slice(None)).to(device, dtype).unbind()
+                self.kept[key] = dict(zip(blocks, of_all, strict=True))
+            return self.kept[key][index]
         pass_of_block = (adapter_name, dtype, torch.is_grad_enabled(), threading.get_ident())
         pending, self.pending = self.pending, None
         expected = pending is not None and pending[0] == (index, *pass_of_block)

@@ -50,7 +50,8 @@ def main(args: WindowMemoryArguments) -> dict[int, dict[str, float]]:
 
 def make_call(args: WindowMemoryArguments, count: int):
     """A call that segments an image, `count` windows at once."""
-    model = freeze(build_model(Setting(args.vit, args.crop, 1, "float32", "eager", "cpu"), "rein"))
+    setting = Setting(args.vit, args.crop, 1, "float32", "eager", "cpu")
+    model = freeze(build_model(setting, "rein"), setting)
     pixels = torch.randn(1, 3, args.height, args.width)
 
     def call() -> torch.Tensor:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rein_hf.head import cast_weights, criterion, decoder_attention, transformer_decoder
+from rein_hf.tuner import layer
 
 
 # Operators that only reserve memory or give out a tensor, a size or a number that is there already.
@@ -63,7 +64,7 @@ def launches_kernel(operator: torch._ops.OpOverload) -> bool:
 
 @contextmanager
 def path_of_cuda() -> Iterator[None]:
-    """Lets modules of the head take the path that they take on a GPU, on a CPU."""
+    """Lets Rein and the head take the path that they take on a GPU, on a CPU."""
 
     def mask_logits(embeddings, pixels):
         numbers = [one.shape[1] for one in embeddings]
@@ -76,6 +77,7 @@ def path_of_cuda() -> Iterator[None]:
         mock.patch.object(transformer_decoder, "mask_logits", mask_logits),
         mock.patch.object(decoder_attention, "attend", attend),
         mock.patch.object(cast_weights, "saves_time", lambda device: True),
+        mock.patch.object(layer, "saves_time", lambda device: True),
         mock.patch.object(criterion, "outputs_at_once", lambda outputs, device: outputs),
     ):
         yield

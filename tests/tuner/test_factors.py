@@ -176,6 +176,42 @@ def test_prefix_passes_and_the_blocks_own_output_is_left_alone(model, images):
         assert torch.equal(before[:, :1], after[:, :1]) and not torch.equal(before[:, 1:], after[:, 1:])
 
 
+def test_an_output_that_is_somebody_elses_is_not_written_into(model, images):
+    """An output that nobody has seen is refined in place; not one that is the block's input, or a part of it."""
+    layer, hidden = stack(model), torch.randn(2, 17, 32)
+    hook = next(iter(layer[1]._forward_hooks.values()))
+    refined = {}
+    for grad in (False, True):
+        for kind in ("new", "input", "view", "called by name"):
+            output = {"input": hidden, "view": hidden[:, :]}.get(kind, hidden.clone())
+            before = output.clone()
+            args = () if kind == "called by name" else (hidden,)
+            with torch.set_grad_enabled(grad):
+                refined[kind, grad] = hook(layer[1], args, output)
+            in_place = kind == "new" and not grad
+            assert torch.equal(output, before) is not in_place and (refined[kind, grad] is output) is in_place
+    for one in refined.values():
+        torch.testing.assert_close(one, refined["input", True])
+
+
+@pytest.mark.parametrize("options", [{}, {"use_softmax": False}, {"zero_init": True}, {"layers_to_transform": [1, 3]}])
+def test_low_rank_tokens_multiplied_with_each_other(vit, images, options, monkeypatch):
+    """As on a GPU: one matrix for keys and one for values, and the same features and gradients."""
+    model = get_peft_model(vit.double(), ReinConfig(**{"r": 4, "num_tokens": 6, **options}))
+    perturb(model.double().train())
+    images, results = images.double(), []
+    for multiplied in (False, True):
+        monkeypatch.setattr("rein_hf.tuner.layer.saves_time", lambda device, answer=multiplied: answer)
+        factors = stack(model).factors("default", 0)
+        assert len(factors.keys) == len(factors.values) == 2 - multiplied
+        results.append((shared(model, images), gradients(model, images)))
+    (features, expected), (found_features, found) = results
+    torch.testing.assert_close(found_features, features)
+    assert found.keys() == expected.keys() and len(found) == 7 - options.get("zero_init", False)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name])
+
+
 def gradients(model, images):
     model.zero_grad()
     model(images).last_hidden_state.square().mean().backward()
