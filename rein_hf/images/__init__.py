@@ -15,7 +15,7 @@ from .opening import (
     upright_rgb,
 )
 from .png import decode_png
-from .resizing import affine_sample, fitted_size, resize_to_fit
+from .resizing import affine_sample, fitted_size
 
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "normalized_levels",
     "open_image",
     "open_lazily",
-    "resize_to_fit",
     "source_name",
     "turn_upright",
     "upright_rgb",

@@ -6,18 +6,9 @@ from __future__ import annotations
 from PIL import Image
 
 
-def resize_to_fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """An RGB image resized to fit into a width and a height, its ratio kept. As in the authors' evaluation, the two
-    may be swapped: the image's long side fits into the longer of them, its short side into the shorter."""
-    scaled = fitted_size(image.size, size)
-    if scaled == image.size:
-        return image
-    step = (image.width / scaled[0], image.height / scaled[1])
-    return affine_sample(image, step, (0, 0), scaled, False, Image.Resampling.BILINEAR)
-
-
 def fitted_size(image_size: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """Width and height that [`resize_to_fit`] gives an image of `image_size`."""
+    """Width and height of an image of `image_size` that is resized to fit into a width and a height, its ratio kept.
+    The two may be swapped: its long side fits into the longer of them, its short side into the shorter."""
     factor = min(max(size) / max(image_size), min(size) / min(image_size))
     width, height = (max(1, int(side * factor + 0.5)) for side in image_size)
     return width, height

@@ -11,8 +11,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..data import default_workers
-from ..images import image_tensor, resize_to_fit, upright_rgb
+from ..images import image_tensor, upright_rgb
 from .budget import windows_at_once
+from .strips import resize_pixels
 from .transfer import pixel_values_of
 from .windows import count_windows, predict_labels, slide_inference, window_sides
 
@@ -36,8 +37,7 @@ def prepare_image(image: Image.Image, size: tuple[int, int] | None = None) -> Pr
     """An image, upright and resized to fit into a width and a height; arguments and errors are those of
     [`rein_hf.segment`]."""
     image = upright_rgb(image)
-    resized = image if size is None else resize_to_fit(image, size)
-    return PreparedImage(image_tensor(resized), (image.height, image.width))
+    return PreparedImage(resize_pixels(image_tensor(image), size), (image.height, image.width))
 
 
 def label_maps(

@@ -12,7 +12,8 @@ from torch import nn
 
 from ..head import head_of
 from .photo_inputs import to_photo, to_photos
-from .windows import _upsample_in_strips, image_scores, predict_labels, segment_image
+from .strips import resized_strips
+from .windows import image_scores, predict_labels, segment_image
 
 
 class Segmentation(NamedTuple):
@@ -101,7 +102,7 @@ def segment_with_confidence(
     of_masks = head_of(model.config.model_type).classifies_masks
     confidence = np.empty((image.height, image.width), np.float32)
     every = np.empty((found.shape[1], image.height, image.width), np.float32) if scores else None
-    for rows, strip in _upsample_in_strips(found, (image.height, image.width)):
+    for rows, strip in resized_strips(found, (image.height, image.width)):
         probabilities = class_probabilities(strip[0], of_masks)
         confidence[rows] = probabilities.amax(dim=-1).cpu().numpy()
         if every is not None:

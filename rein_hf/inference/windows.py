@@ -12,11 +12,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..head import head_of
-from ..images import image_tensor, resize_to_fit, upright_rgb
+from ..images import image_tensor, upright_rgb
 from ..labels import MAX_CLASSES
-from .budget import rows_at_once, windows_at_once
+from .budget import windows_at_once
 from .compiled import predict_logits
-from .transfer import pixel_values_of
+from .strips import resize_pixels, resized_strips
+from .transfer import pixel_values_of, to_device
 
 
 def semantic_scores(
@@ -38,7 +39,7 @@ def semantic_scores(
     with torch.autocast(masks_queries_logits.device.type, enabled=False):  # it would sum in bfloat16
         classes = class_queries_logits.softmax(dim=-1)[..., :-1]
         scores = classes.new_empty(len(classes), *size, classes.shape[-1])
-        for rows, masks in _upsample_in_strips(masks_queries_logits, size):
+        for rows, masks in resized_strips(masks_queries_logits, size):
             scores[:, rows] = (masks.sigmoid().flatten(1, 2) @ classes).unflatten(1, masks.shape[1:3])
     return scores.permute(0, 3, 1, 2)
 
@@ -129,7 +130,7 @@ def predict_labels(scores: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         )
     if scores.shape[-2:] == torch.Size(size):
         return scores.argmax(dim=1).to(torch.uint8)
-    strips = _upsample_in_strips(scores, size)
+    strips = resized_strips(scores, size)
     return torch.cat([strip.argmax(dim=-1).to(torch.uint8) for _, strip in strips], dim=1)
 
 
@@ -160,8 +161,8 @@ def image_scores(
 ) -> torch.Tensor:
     """Class scores `(1, K, h, w)` of an upright RGB image, at the size at which the model sees it; the arguments are
     those of [`rein_hf.segment`]."""
-    resized = image if size is None else resize_to_fit(image, size)
-    pixel_values = pixel_values_of(processor, image_tensor(resized), model.device)
+    pixels = to_device(image_tensor(image), model.device)
+    pixel_values = pixel_values_of(processor, resize_pixels(pixels, size), model.device)
     return slide_inference(model, pixel_values, crop, stride, progress)
 
 
@@ -177,28 +178,6 @@ def _count_windows(length: int, crop: int, stride: int) -> torch.Tensor:
     for start in _window_starts(length, crop, stride):
         count[start : start + crop] += 1
     return count
-
-
-def _upsample_in_strips(maps: torch.Tensor, size: tuple[int, int]) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Maps (B, c, h, w) resized bilinearly, one strip of rows after the other: which rows of the result a strip is,
-    and its pixels (B, rows, width, c).
-
-    Channels come last, because resizing, sums and maxima over channels are fastest so.
-    """
-    maps = maps.permute(0, 2, 3, 1).contiguous()
-    height, dtype = maps.shape[1], torch.promote_types(maps.dtype, torch.float32)
-    # the row of `maps` that `F.interpolate` with align_corners=False reads for each row of the result
-    source = (torch.arange(size[0], dtype=dtype, device=maps.device) + 0.5) * (height / size[0]) - 0.5
-    source = source.clamp(0, height - 1)
-    upper = source.long()
-    lower, lower_weight = (upper + 1).clamp(max=height - 1), (source - upper).to(maps.dtype)
-    at_once = rows_at_once(maps, size)
-    for first in range(0, size[0], at_once):
-        rows = slice(first, first + at_once)
-        strip = torch.lerp(maps[:, upper[rows]], maps[:, lower[rows]], lower_weight[rows, None, None])
-        strip = strip.permute(0, 3, 1, 2)
-        strip = F.interpolate(strip, size=(strip.shape[2], size[1]), mode="bilinear", align_corners=False)
-        yield rows, strip.permute(0, 2, 3, 1)
 
 
 def _window_scores(model: nn.Module, windows: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -4,9 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn import functional as F
 
+from rein_hf.images import fitted_size
 from rein_hf.inference import budget
-from rein_hf.inference.windows import _upsample_in_strips
+from rein_hf.inference.strips import resize_pixels, resized_strips
 
 
 def model(hidden: int = 384, classes: int = 19):
@@ -56,7 +58,24 @@ def test_rows_of_a_strip():
 @pytest.mark.parametrize("rows", [1, 7, 100, 10**9])
 def test_strips_of_any_height_are_the_same_pixels(rows, monkeypatch):
     maps = torch.randn(2, 3, 11, 9, generator=torch.Generator().manual_seed(0))
-    expected = torch.cat([strip for _, strip in _upsample_in_strips(maps, (40, 30))], dim=1)
-    monkeypatch.setattr("rein_hf.inference.windows.rows_at_once", lambda *args: rows)
-    strips = list(_upsample_in_strips(maps, (40, 30)))
+    expected = torch.cat([strip for _, strip in resized_strips(maps, (40, 30))], dim=1)
+    monkeypatch.setattr("rein_hf.inference.strips.rows_at_once", lambda *args: rows)
+    strips = list(resized_strips(maps, (40, 30)))
     assert len(strips) == -(-40 // rows) and torch.equal(torch.cat([strip for _, strip in strips], dim=1), expected)
+
+
+@pytest.mark.parametrize("sides", [(96, 64), (64, 96), (37, 53), (300, 2), (5, 5)])
+@pytest.mark.parametrize("size", [(48, 32), (80, 61), (200, 1)])
+def test_photos_are_resized_as_opencv_does_to_within_a_level(sides, size):
+    pixels = torch.randint(0, 256, (3, *sides), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = resize_pixels(pixels, size)
+    width, height = fitted_size((sides[1], sides[0]), size)
+    assert found.dtype == torch.uint8 and found.shape == (3, height, width)
+    exact = F.interpolate(pixels[None].double(), size=(height, width), mode="bilinear", align_corners=False)[0]
+    assert (found.double() - exact).abs().max() <= 0.5 + 1e-4  # rounded, where OpenCV has a level more or less
+    assert torch.equal(resize_pixels(pixels, size[::-1]), found)
+
+
+def test_a_photo_that_fits_is_not_touched():
+    pixels = torch.zeros(3, 20, 40, dtype=torch.uint8)
+    assert resize_pixels(pixels, None) is pixels and resize_pixels(pixels, (40, 20)) is pixels

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import rein_hf
-from rein_hf.images import resize_to_fit
+from rein_hf.images import fitted_size
 from rein_hf.inference import predict_labels, requested_size, segment, semantic_scores, slide_inference
 from rein_hf.inference import windows as inference
 from tests.support.models import make_decided
@@ -312,7 +312,7 @@ def test_requested_sizes(image, size, short_side, expected):
     found = requested_size(image, size, short_side)
     assert found == expected
     if short_side:
-        assert resize_to_fit(Image.new("RGB", image), found).size == expected
+        assert fitted_size(image, found) == expected
 
 
 @pytest.mark.parametrize("size", ["", "80", "80x", "x80", "-8x8", "08x8", "8x0", "8.5x8", "8x8x8", " 8x8", "8X8"])
