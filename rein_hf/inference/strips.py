@@ -15,8 +15,8 @@ def resize_pixels(pixels: torch.Tensor, size: tuple[int, int] | None) -> torch.T
     """A photo (3, H, W) of uint8, on any device, resized to fit into a width and a height, its ratio kept.
 
     As in the authors' evaluation, the two may be swapped: the photo's long side fits into the longer of them, its
-    short side into the shorter. Values are rounded; OpenCV, which the authors use, gives the same to within one level. If
-    `size` is None, the photo is returned.
+    short side into the shorter. Values are rounded; OpenCV, which the authors use, gives the same to within one level.
+    If `size` is None, the photo is returned.
     """
     if size is None:
         return pixels
