@@ -17,6 +17,7 @@ from .hub import (
     SegmenterPeftModel,
     download_adapter,
     find_backbone,
+    is_lost_path,
     load_adapter_onto,
     name_in_errors,
     read_adapter_config,
@@ -151,6 +152,11 @@ def _load_adapter(
     source = backbone or saved or config.base_model_name_or_path
     if not source:
         raise ValueError(f"{pretrained}: the adapter names no backbone; pass backbone=FOLDER_OR_HUB_ID.")
+    if not backbone and is_lost_path(source):
+        raise OSError(
+            f"{pretrained}: its backbone is {source}, a path that counts from the adapter's folder, and there is no "
+            "such folder. Bring the backbone there, or pass backbone=FOLDER_OR_HUB_ID."
+        )
     weights = {"dtype": placement["dtype"], "revision": None if backbone or saved else config.revision, **hub}
     try:
         found, state_dict = load_vit(source, vit.image_size, vit.patch_size, **weights)

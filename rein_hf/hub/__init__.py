@@ -1,6 +1,6 @@
 """An adapter on the Hub and on the disk: downloaded, checked, described, put onto its base model; its model card."""
 
-from .backbone_path import is_hub_id, write_relative_backbone
+from .backbone_path import is_hub_id, is_lost_path, write_relative_backbone
 from .base_config import read_adapter_config, with_base_config
 from .card import render_card
 from .description import Description, describe
@@ -20,6 +20,7 @@ __all__ = [
     "download_adapter",
     "find_backbone",
     "is_hub_id",
+    "is_lost_path",
     "known_facts",
     "load_adapter_onto",
     "name_in_errors",

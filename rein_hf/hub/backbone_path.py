@@ -61,6 +61,11 @@ def resolve_backbone(named: str | None, folder: str | os.PathLike) -> str | None
     return os.path.realpath(found) if os.path.isdir(found) else named
 
 
+def is_lost_path(named: str | os.PathLike) -> bool:
+    """Whether a backbone's name, from [`resolve_backbone`], is a path from an adapter's folder that leads nowhere."""
+    return isinstance(named, str) and named.startswith(FROM_THE_ADAPTER) and not os.path.isdir(named)
+
+
 def is_hub_id(named: str | None) -> bool:
     """Whether a backbone's name is an id on the Hub, and no folder here."""
     if not named or os.path.isdir(named) or named.startswith((".", "~")):
