@@ -11,11 +11,15 @@ import math
 
 import torch
 from torch import nn
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional as F
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings
 from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import Dinov2WithRegistersEmbeddings
-from transformers.models.sam.modeling_sam import SamVisionEncoder
+from transformers.models.sam.modeling_sam import SamVisionEncoder, SamVisionLayer
+from transformers.models.sam2.modeling_sam2 import Sam2MultiScaleBlock
+
+from .windows import TraceableHieraBlock, TraceableSamLayer
 
 
 class ScaleFactorPositions:
@@ -91,8 +95,11 @@ class AnySizeSamVisionEncoder(SamVisionEncoder):
 
     def _positions(self, size: tuple[int, int]) -> torch.Tensor:
         """Absolute positions (1, rows, columns, c), interpolated (bicubic) if the image is not of the trained size."""
-        if self.pos_embed.shape[1:3] == size:
-            return self.pos_embed
+        if all(
+            statically_known_true(side == trained)
+            for side, trained in zip(size, self.pos_embed.shape[1:3], strict=True)
+        ):
+            return self.pos_embed  # which interpolation to this size gives as well, in a graph for many sizes
         positions = self.pos_embed.permute(0, 3, 1, 2).float()
         positions = F.interpolate(positions, size=size, mode="bicubic", align_corners=False)
         return positions.permute(0, 2, 3, 1).to(self.pos_embed.dtype)
@@ -102,6 +109,8 @@ ANY_SIZE_MODULES = {
     Dinov2Embeddings: ScaleFactorDinov2Embeddings,
     Dinov2WithRegistersEmbeddings: ScaleFactorDinov2WithRegistersEmbeddings,
     SamVisionEncoder: AnySizeSamVisionEncoder,
+    SamVisionLayer: TraceableSamLayer,
+    Sam2MultiScaleBlock: TraceableHieraBlock,
 }
 
 
