@@ -1,9 +1,9 @@
 """Sizes in a graph that `torch.export` makes for images of many sizes.
 
 Such a graph holds a size as an expression of the image's height or width. Padding makes long expressions of quotients
-and remainders, and at each `view` of a padded tensor torch reasons for a long time whether its sizes are possible. Here
-the number of multiples in a padded size is a symbol of its own instead, which the graph reads from a tensor when it
-runs: the padded size is simply `multiple * count`. Sizes that are known when a graph is made remain constants, and
+and remainders, and at each `view` of a padded tensor torch reasons for a long time whether its sizes are possible.
+Here the number of multiples in a padded size is a symbol of its own instead, which the graph reads from a tensor when
+it runs: the padded size is simply `multiple * count`. Sizes that are known when a graph is made remain constants, and
 outside of a graph these are ordinary operations.
 """
 
