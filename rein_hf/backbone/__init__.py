@@ -4,6 +4,7 @@ from .config import SCALES, ViTPyramidConfig
 from .frozen_weights import cast_frozen_weights
 from .normalization import own_normalization
 from .pyramid import ViTPyramidBackbone, backbone_of, rescale
+from .traced_sizes import crop_to, pad_to_multiple
 from .vit import build_vit, load_vit, resample_to
 
 
@@ -14,8 +15,10 @@ __all__ = [
     "backbone_of",
     "build_vit",
     "cast_frozen_weights",
+    "crop_to",
     "load_vit",
     "own_normalization",
+    "pad_to_multiple",
     "resample_to",
     "rescale",
 ]

@@ -1,8 +1,5 @@
-"""Position embeddings for images of any size, where transformers' module differs from the paper's code or accepts only
-images of the trained size.
-
-The other architectures need nothing here: their positions are rotary or relative, or learned and interpolated by
-transformers itself (bicubic, `interpolate_pos_encoding=True`).
+"""Position embeddings for images of any size, where transformers' module differs from the paper's code, accepts only
+images of the trained size, or cannot be traced for all sizes.
 """
 
 from __future__ import annotations
@@ -11,11 +8,25 @@ import math
 
 import torch
 from torch import nn
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional as F
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.beit.modeling_beit import BeitEmbeddings, BeitRelativePositionBias
+from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings
 from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import Dinov2WithRegistersEmbeddings
-from transformers.models.sam.modeling_sam import SamVisionEncoder
+from transformers.models.sam.modeling_sam import (
+    SamVisionAttention,
+    SamVisionEncoder,
+    SamVisionLayer,
+    SamVisionSdpaAttention,
+)
+from transformers.models.sam2.modeling_sam2 import Sam2MultiScaleBlock
+from transformers.models.siglip.modeling_siglip import SiglipVisionEmbeddings
+from transformers.models.vit.modeling_vit import ViTEmbeddings
+
+from .relative_positions import TraceableBeitBias, TraceableSamAttention, TraceableSamSdpaAttention
+from .windows import TraceableHieraBlock, TraceableSamLayer
 
 
 class ScaleFactorPositions:
@@ -63,6 +74,41 @@ class ScaleFactorDinov2WithRegistersEmbeddings(ScaleFactorPositions, Dinov2WithR
     """The same for DINOv2 with registers."""
 
 
+class TraceablePositions:
+    """Learned positions, interpolated by transformers, whose code asks whether an image is of the trained size."""
+
+    def interpolate_pos_encoding(self, embeddings: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """Position embeddings (1, N, c) or, with a class token, (1, 1 + N, c), for `height` x `width` pixels."""
+        if not torch.compiler.is_exporting():
+            return super().interpolate_pos_encoding(embeddings, height, width)
+        table = (
+            self.position_embedding.weight[None] if hasattr(self, "position_embedding") else self.position_embeddings
+        )
+        rows, columns, side = height // self.patch_size, width // self.patch_size, math.isqrt(table.shape[1])
+        if statically_known_true(rows == side) and statically_known_true(columns == side):
+            return table
+        class_position, grid = table.split([table.shape[1] - side * side, side * side], dim=1)
+        grid = grid.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        grid = F.interpolate(grid, size=(rows, columns), mode="bicubic", align_corners=False)
+        return torch.cat([class_position, grid.flatten(2).transpose(1, 2)], dim=1)
+
+
+class TraceableBeitEmbeddings(TraceablePositions, BeitEmbeddings):
+    """BEiT's embeddings."""
+
+
+class TraceableCLIPVisionEmbeddings(TraceablePositions, CLIPVisionEmbeddings):
+    """CLIP's embeddings."""
+
+
+class TraceableSiglipVisionEmbeddings(TraceablePositions, SiglipVisionEmbeddings):
+    """SigLIP's embeddings."""
+
+
+class TraceableViTEmbeddings(TraceablePositions, ViTEmbeddings):
+    """The embeddings of ViT, and of models pre-trained as MAE."""
+
+
 class AnySizeSamVisionEncoder(SamVisionEncoder):
     """SAM's image encoder without its neck; a subclass because transformers' one refuses images of other sizes."""
 
@@ -91,8 +137,11 @@ class AnySizeSamVisionEncoder(SamVisionEncoder):
 
     def _positions(self, size: tuple[int, int]) -> torch.Tensor:
         """Absolute positions (1, rows, columns, c), interpolated (bicubic) if the image is not of the trained size."""
-        if self.pos_embed.shape[1:3] == size:
-            return self.pos_embed
+        if all(
+            statically_known_true(side == trained)
+            for side, trained in zip(size, self.pos_embed.shape[1:3], strict=True)
+        ):
+            return self.pos_embed  # which interpolation to this size gives as well, in a graph for many sizes
         positions = self.pos_embed.permute(0, 3, 1, 2).float()
         positions = F.interpolate(positions, size=size, mode="bicubic", align_corners=False)
         return positions.permute(0, 2, 3, 1).to(self.pos_embed.dtype)
@@ -101,7 +150,16 @@ class AnySizeSamVisionEncoder(SamVisionEncoder):
 ANY_SIZE_MODULES = {
     Dinov2Embeddings: ScaleFactorDinov2Embeddings,
     Dinov2WithRegistersEmbeddings: ScaleFactorDinov2WithRegistersEmbeddings,
+    BeitEmbeddings: TraceableBeitEmbeddings,
+    BeitRelativePositionBias: TraceableBeitBias,
+    CLIPVisionEmbeddings: TraceableCLIPVisionEmbeddings,
+    SiglipVisionEmbeddings: TraceableSiglipVisionEmbeddings,
+    ViTEmbeddings: TraceableViTEmbeddings,
     SamVisionEncoder: AnySizeSamVisionEncoder,
+    SamVisionAttention: TraceableSamAttention,
+    SamVisionSdpaAttention: TraceableSamSdpaAttention,
+    SamVisionLayer: TraceableSamLayer,
+    Sam2MultiScaleBlock: TraceableHieraBlock,
 }
 
 

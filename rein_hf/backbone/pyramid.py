@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BackboneOutput
 from transformers.utils import can_return_tuple
 
 from .config import SCALES, ViTPyramidConfig
+from .traced_sizes import crop_to, pad_to_multiple
 from .vit import build_vit
 
 
@@ -143,7 +144,8 @@ class ViTPyramidBackbone(BackboneMixin, ViTPyramidPreTrainedModel):
         # some architectures do not convert images to the dtype of their weights
         pixel_values = pixel_values.to(self.vit.dtype)
         if multiple := self.architecture.multiple:
-            pixel_values = F.pad(pixel_values, (0, -width % multiple, 0, -height % multiple))
+            pixel_values, _ = pad_to_multiple(pixel_values, 2, multiple)
+            pixel_values, _ = pad_to_multiple(pixel_values, 3, multiple)
         wanted = self._hidden_states_to_return(output_hidden_states)
         output = self.vit(pixel_values, output_hidden_states=sorted({*self.out_indices, *wanted}), **arguments)
         maps = []
@@ -156,7 +158,8 @@ class ViTPyramidBackbone(BackboneMixin, ViTPyramidPreTrainedModel):
                 features = features[:, self.prefix :].unflatten(1, (height // patch, width // patch))
                 features = features.permute(0, 3, 1, 2)
             if self.in_stages:
-                features = features[..., : int(height / patch * scale), : int(width / patch * scale)]
+                rows, columns = (_scaled(side // patch, scale) for side in (height, width))
+                features = crop_to(crop_to(features, 2, rows), 3, columns)
             elif resize:
                 features = rescale(features, scale)
             maps.append(features)
@@ -224,13 +227,18 @@ def rescale(maps: torch.Tensor, scale: float) -> torch.Tensor:
     """
     if scale == 1:
         return maps
-    step, factor = max(round(1 / scale), 1), max(round(scale), 1)
+    step = max(round(1 / scale), 1)
     if step == 2 and torch.compiler.is_compiling():
         return F.avg_pool2d(maps, step)
     rows, columns = maps.shape[-2:]
     if rows % step or columns % step:
         return F.interpolate(maps, scale_factor=scale, mode="bilinear")
-    return F.interpolate(maps, size=(rows * factor // step, columns * factor // step), mode="bilinear")
+    return F.interpolate(maps, size=(_scaled(rows, scale), _scaled(columns, scale)), mode="bilinear")
+
+
+def _scaled(size: int, scale: float) -> int:
+    """`scale` times a size, rounded down, in integers: a float would become a constant when the code is traced."""
+    return size * max(round(scale), 1) // max(round(1 / scale), 1)
 
 
 def backbone_of(model: nn.Module) -> ViTPyramidBackbone:

@@ -38,7 +38,7 @@ from ..inference import slide_inference
 from ..labels import class_names_of
 from .cli import run
 from .export_file import load_exported, metadata_of, save_exported
-from .export_graph import SegmenterGraph, trace
+from .export_graph import SMALLEST_SIDE, SegmenterGraph, trace
 
 
 # Scores may differ by this much, and labels where the best two scores differ by less.
@@ -101,8 +101,7 @@ def main(args: ExportArguments) -> dict[str, float]:
     class_names_of(model.config.id2label, f"--model {args.model}: id2label")
     processor = AutoImageProcessor.from_pretrained(args.model)
     vit = model.config.backbone_config.backbone_config
-    # four patches at least, so that the coarsest map has two: torch.export makes a constant of a size of 1
-    smallest, largest = 3 * vit.patch_size + 1, args.largest or LARGEST
+    smallest, largest = (SMALLEST_SIDE - 1) * vit.patch_size + 1, args.largest or LARGEST
     if args.dynamic and largest < smallest + vit.patch_size:
         raise ValueError(f"--largest is {largest}; expected {smallest + vit.patch_size} pixels at least.")
     graph = SegmenterGraph(model, processor, args.scores, args.dynamic).eval()

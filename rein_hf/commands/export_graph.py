@@ -6,7 +6,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..backbone import crop_to, pad_to_multiple
 from ..head import class_and_mask_logits, head_of
+
+
+# Patches along the shortest side of images of any size: four, so that the coarsest map has two, because torch.export
+# makes a constant of a size of 1.
+SMALLEST_SIDE = 4
 
 
 class SegmenterGraph(nn.Module):
@@ -32,7 +38,8 @@ class SegmenterGraph(nn.Module):
         pixel_values = (images.permute(0, 3, 1, 2).float() * self.rescale - self.mean) / self.std
         height, width = images.shape[1:3]
         if self.any_size:
-            pixel_values = _pad_to_multiple(_pad_to_multiple(pixel_values, 2, self.patch), 3, self.patch)
+            pixel_values, _ = pad_to_multiple(pixel_values, 2, self.patch, SMALLEST_SIDE)
+            pixel_values, _ = pad_to_multiple(pixel_values, 3, self.patch, SMALLEST_SIDE)
         if self.has_masks:
             classes, masks = class_and_mask_logits(self.model, pixel_values)
             # as `rein_hf.semantic_scores`, but not in strips of rows: a graph has no loop over a height it does not
@@ -42,19 +49,9 @@ class SegmenterGraph(nn.Module):
         else:
             scores = self.model(pixel_values=pixel_values).logits
         if self.any_size:
-            rows, columns = (torch.arange(side, device=scores.device) for side in (height, width))
-            scores = scores.index_select(2, rows).index_select(3, columns)
+            scores = crop_to(crop_to(scores, 2, height), 3, width)
         labels = scores.argmax(dim=1).to(torch.uint8)
         return (labels, scores) if self.scores else (labels,)
-
-
-def _pad_to_multiple(images: torch.Tensor, dim: int, multiple: int) -> torch.Tensor:
-    """Images with zeros after the last pixel of `dim`, so that its size is a multiple. Indices and not `F.pad`, for
-    which a traced graph would ask whether anything is to be padded."""
-    size = images.shape[dim]
-    index = torch.arange((size + multiple - 1) // multiple * multiple, device=images.device)
-    inside = (index < size).view(-1, *[1] * (images.ndim - 1 - dim))
-    return images.index_select(dim, index.clamp(max=size - 1)) * inside
 
 
 def trace(graph: SegmenterGraph, images: torch.Tensor, sides: tuple[int, int] | None) -> torch.export.ExportedProgram:
@@ -68,7 +65,7 @@ def trace(graph: SegmenterGraph, images: torch.Tensor, sides: tuple[int, int] | 
             graph,
             (images,),
             dynamic_shapes=dynamic,
-            strict=True,  # the symbolic tracer takes lists of unknown sizes that the other one makes constants of
+            strict=False,  # half the time of the symbolic tracer; what only that one takes is not in the model
             # statements on sizes that are true but too hard for its solver are tested when the file runs
             prefer_deferred_runtime_asserts_over_guards=True,
         )

@@ -160,7 +160,7 @@ class PixelDecoderEncoder(Mask2FormerPixelDecoderEncoderOnly):
                 hidden,
                 attention_mask,
                 position_embeddings=position_embeddings,
-                reference_points=points.expand(len(hidden), -1, -1, -1),
+                reference_points=points.expand(hidden.shape[0], -1, -1, -1),
                 spatial_shapes_list=spatial_shapes_list,
                 output_attentions=output_attentions,
                 casts=casts,

@@ -179,8 +179,11 @@ class TransformerDecoder(Mask2FormerMaskedAttentionDecoder):
                 break
             with torch.no_grad():  # no gradient flows through attention masks
                 normed.append(self.layernorm(hidden.transpose(0, 1)).transpose(0, 1))
-                size = None if is_last else feature_size_list[index % self.num_feature_levels]
-                embeddings, attention_mask = self.mask_predictor(normed[-1], pixel_embeddings, size, casts)
+                level = index % self.num_feature_levels
+                size = None if is_last else feature_size_list[level]
+                # those of this level alone: a graph for all sizes cannot tell levels apart by their sizes
+                pixels = pixel_embeddings[level : level + 1]
+                embeddings, attention_mask = self.mask_predictor(normed[-1], pixels, size, casts)
                 masks.append(embeddings)
         if with_gradient:  # once more for all outputs together: one backward pass instead of one for each
             together = self.layernorm(torch.cat([state.transpose(0, 1) for state in states]))

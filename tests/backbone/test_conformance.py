@@ -8,7 +8,7 @@ import torch
 from transformers import Dinov2Config
 
 from rein_hf import ViTPyramidBackbone, ViTPyramidConfig
-from rein_hf.backbone import resample_to
+from rein_hf.backbone import pad_to_multiple, resample_to
 from rein_hf.tuner.architectures import find_vision_encoder
 from tests.support.vision_encoders import CHECKPOINTS, make_encoder
 
@@ -225,6 +225,46 @@ def test_it_is_exported(backbone, images):
         more = torch.randn(number, *images.shape[1:], generator=torch.Generator().manual_seed(2))
         found = program.module()(more)["feature_maps"]
         for one, other in zip(found, maps(backbone, more), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+class AnySize(torch.nn.Module):
+    """A backbone that takes images whose sides are no multiples of the patch size, as an exported file does."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images):
+        for dim in (2, 3):
+            images, _ = pad_to_multiple(images, dim, 16, least=4)
+        return self.backbone(images).feature_maps
+
+
+# One is of the trained size, one fills windows of SAM and Hiera and one does not, and batches have one image and more.
+SIZES = [(2, 64, 64), (1, 49, 130), (3, 145, 65), (1, 224, 80)]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [one if one in ("dinov2", "sam2 hiera") else pytest.param(one, marks=pytest.mark.slow) for one in CHECKPOINTS],
+    indirect=True,
+)
+def test_one_graph_takes_images_of_any_size(backbone):
+    model = AnySize(backbone.requires_grad_(False))
+    sides = (torch.export.Dim(one, min=49, max=256) for one in ("height", "width"))
+    dims = dict(zip((0, 2, 3), (torch.export.Dim("batch", min=1), *sides), strict=True))
+    program = torch.export.export(
+        model,
+        (torch.randn(2, 3, 65, 49),),
+        dynamic_shapes=(dims,),
+        strict=False,
+        prefer_deferred_runtime_asserts_over_guards=True,
+    )
+    run = program.module()
+    for number, height, width in SIZES:
+        images = torch.randn(number, 3, height, width, generator=torch.Generator().manual_seed(height))
+        for one, other in zip(run(images), model(images), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 

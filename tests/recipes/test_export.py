@@ -184,10 +184,11 @@ def test_a_file_that_gives_something_else_is_refused(rein_model):
         compare((labels + 1) % 3)
 
 
-@pytest.mark.slow
 def test_a_file_that_is_refused_does_not_replace_a_good_one(adapter, tmp_path, monkeypatch):
     file = tmp_path / "segmenter.pt2"
     file.write_text("good")
+    monkeypatch.setattr(export, "trace", lambda *_: None)
+    monkeypatch.setattr(export, "save_exported", lambda program, output, *_: output.write_text("bad"))
     monkeypatch.setattr(
         export, "load_exported", lambda path: lambda images: [torch.zeros(images.shape[:3], dtype=torch.uint8)]
     )
