@@ -46,9 +46,7 @@ def test_adapter_and_backbone_move_together(workplace, rein_model, pixel_values,
         assert torch.equal(logits(rein_hf.from_pretrained(path), pixel_values), expected)
     assert rein_hf.describe(folder).base == str(tmp_path / "there" / "models" / "vit")
     (tmp_path / "there" / "models").rename(tmp_path / "elsewhere")
-    with pytest.raises(
-        OSError, match=r"its backbone is \.\./\.\./models/vit, a path that counts from the"
-    ):
+    with pytest.raises(OSError, match=r"its backbone is \.\./\.\./models/vit, a path that counts from the"):
         rein_hf.from_pretrained(folder)
 
 
