@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BackboneOutput
 from transformers.utils import can_return_tuple
 
 from .config import SCALES, ViTPyramidConfig
-from .traced_sizes import crop_to, pad_to_multiple
+from .traced_sizes import crop_to, halve, pad_to_multiple
 from .vit import build_vit
 
 
@@ -228,6 +228,8 @@ def rescale(maps: torch.Tensor, scale: float) -> torch.Tensor:
     if scale == 1:
         return maps
     step = max(round(1 / scale), 1)
+    if step == 2 and torch.compiler.is_exporting():
+        return halve(halve(maps, 2), 3)
     if step == 2 and torch.compiler.is_compiling():
         return F.avg_pool2d(maps, step)
     rows, columns = maps.shape[-2:]

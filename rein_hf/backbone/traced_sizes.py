@@ -48,3 +48,10 @@ def crop_to(values: torch.Tensor, dim: int, size: int) -> torch.Tensor:
         return values.narrow(dim, 0, size)
     # a slice would ask whether there are as many
     return values.index_select(dim, torch.arange(size, device=values.device))
+
+
+def halve(values: torch.Tensor, dim: int) -> torch.Tensor:
+    """The means of neighbours along `dim`, counted from 0, two by two; a last one without neighbour is left out. In
+    indices, since torch 2.11 has to know for a pooling whether the size is even."""
+    first = 2 * torch.arange(values.shape[dim] // 2, device=values.device)
+    return (values.index_select(dim, first) + values.index_select(dim, first + 1)) / 2

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rein_hf.backbone import crop_to, pad_to_multiple
+from rein_hf.backbone.traced_sizes import crop_to, halve, pad_to_multiple
 from rein_hf.backbone.windows import partition, unpartition
 
 
@@ -56,3 +56,10 @@ def test_windows_and_back(height, width):
     first = features[1, :7, :7]  # of the second image
     assert torch.equal(windows[down * across, : first.shape[0], : first.shape[1]], first)
     assert torch.equal(unpartition(windows, (down, across), features.shape), features)
+
+
+@pytest.mark.parametrize("size", [2, 3, 8, 9])
+def test_halves_are_means_of_pairs(size):
+    values = torch.randn(2, 3, size, 5, dtype=torch.float64)
+    expected = torch.nn.functional.avg_pool2d(values, (2, 1))
+    torch.testing.assert_close(halve(values, 2), expected)
