@@ -190,7 +190,7 @@ def test_a_file_that_is_refused_does_not_replace_a_good_one(adapter, tmp_path, m
     monkeypatch.setattr(export, "trace", lambda *_: None)
     monkeypatch.setattr(export, "save_exported", lambda program, output, *_: output.write_text("bad"))
     monkeypatch.setattr(
-        export, "load_exported", lambda path: lambda images: [torch.zeros(images.shape[:3], dtype=torch.uint8)]
+        export, "load_exported", lambda path: lambda images: [torch.full(images.shape[:3], 77, dtype=torch.uint8)]
     )
     with pytest.raises(RuntimeError, match="does not give what the model gives"):
         export.main(export.ExportArguments(model=adapter, output_dir=str(file)))
