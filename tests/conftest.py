@@ -31,10 +31,30 @@ from tests.support.runs import HEAD, write_recipe, write_vit
 torch.set_num_threads(1)  # if a plugin has imported torch before the variables were set
 
 
-def pytest_collection_finish(session):
-    """What is imported by now stays to the end. Each training run collects garbage, and would look at all of it."""
+def keep_from_garbage_collector() -> None:
+    """Takes all objects that there are now out of what the garbage collector looks through. Each training run collects
+    garbage, which would take longer than the run."""
     gc.collect()
     gc.freeze()
+
+
+def keep_from_garbage_collector() -> None:
+    """Takes all objects that there are now out of what the garbage collector looks through. Each training run collects
+    garbage, which would take longer than the run."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_collection_finish(session):
+    keep_from_garbage_collector()  # imported modules
+
+
+@pytest.fixture(scope="module", autouse=True)
+def caches_of_libraries():
+    """What a file of tests leaves behind, when its own fixtures have ended: caches of libraries, torch.compile's above
+    all."""
+    yield
+    keep_from_garbage_collector()
 
 
 def pytest_unconfigure(config):
