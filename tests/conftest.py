@@ -32,14 +32,7 @@ torch.set_num_threads(1)  # if a plugin has imported torch before the variables 
 
 
 def keep_from_garbage_collector() -> None:
-    """Takes all objects that there are now out of what the garbage collector looks through. Each training run collects
-    garbage, which would take longer than the run."""
-    gc.collect()
-    gc.freeze()
-
-
-def keep_from_garbage_collector() -> None:
-    """Takes all objects that there are now out of what the garbage collector looks through. Each training run collects
+    """Takes all objects that there are now out of what the garbage collector looks through: each training run collects
     garbage, which would take longer than the run."""
     gc.collect()
     gc.freeze()
@@ -51,8 +44,7 @@ def pytest_collection_finish(session):
 
 @pytest.fixture(scope="module", autouse=True)
 def caches_of_libraries():
-    """What a file of tests leaves behind, when its own fixtures have ended: caches of libraries, torch.compile's above
-    all."""
+    """What a file of tests leaves behind when its fixtures have ended: caches, above all those of torch.compile."""
     yield
     keep_from_garbage_collector()
 
