@@ -11,6 +11,7 @@ os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels for GPUs run on the CPU
 
 import copy
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,33 @@ from transformers import AutoModel
 import rein_hf
 from tests.support.hub_client import HubClient
 from tests.support.hub_server import HubServer
-from tests.support.models import perturb
+from tests.support.models import BuiltOnce, perturb
 from tests.support.runs import HEAD, write_recipe, write_vit
 
 
 torch.set_num_threads(1)  # if a plugin has imported torch before the variables were set
+
+
+def keep_from_garbage_collector() -> None:
+    """Takes all objects that there are now out of what the garbage collector looks through: each training run collects
+    garbage, which would take longer than the run."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_collection_finish(session):
+    keep_from_garbage_collector()  # imported modules
+
+
+@pytest.fixture(scope="module", autouse=True)
+def caches_of_libraries():
+    """What a file of tests leaves behind when its fixtures have ended: caches, above all those of torch.compile."""
+    yield
+    keep_from_garbage_collector()
+
+
+def pytest_unconfigure(config):
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
@@ -42,14 +65,18 @@ def recipe(vit_folder, tmp_path) -> Path:
     return write_recipe(tmp_path, vit_folder)
 
 
+@pytest.fixture(scope="session")
+def built_once(vit_folder):
+    return BuiltOnce(rein_hf.build_segmenter, vit_folder)
+
+
 @pytest.fixture
-def build(vit_folder):
+def build(built_once):
     """A function that builds the tiny segmenter: three classes, eight queries, crops of 64."""
 
     def build(**kwargs):
         arguments = {"id2label": {0: "road", 1: "car", 2: "sky"}, "image_size": 64, "num_queries": 8, "head": HEAD}
-        torch.manual_seed(0)
-        return rein_hf.build_segmenter(vit_folder, **{**arguments, **kwargs})
+        return built_once(**{**arguments, **kwargs})
 
     return build
 

@@ -14,7 +14,7 @@ from rein_hf import ReinConfig, ReinLayer
 from rein_hf.backbone import load_vit
 from rein_hf.tuner.architectures import ARCHITECTURES, find_vision_encoder
 from tests.support import vision_encoders
-from tests.support.models import adapter_parameters, perturb, trainable_names
+from tests.support.models import BuiltOnce, adapter_parameters, perturb, trainable_names
 from tests.support.runs import HEAD
 
 
@@ -39,9 +39,14 @@ def build(folder, **kwargs):
     return rein_hf.build_segmenter(folder, classes, **{"image_size": 64, "num_queries": 8, "head": HEAD, **kwargs})
 
 
+@pytest.fixture(scope="module")
+def built_once(folder):
+    return BuiltOnce(build, folder)
+
+
 @pytest.fixture
-def base(folder):
-    return build(folder).eval()
+def base(built_once):
+    return built_once().eval()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from PIL import Image
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, Mask2FormerConfig
 
 from rein_hf.commands import benchmark, benchmark_plan, benchmark_variants
 from rein_hf.commands import benchmark_costs as costs
@@ -14,6 +14,7 @@ from rein_hf.commands.benchmark_variants import SIZES, VARIANTS, Setting, build_
 from rein_hf.head import ReinCriterion
 from rein_hf.head.mask2former import FAST_MODULES
 from rein_hf.views.plots import plot_benchmark
+from tests.support.runs import HEAD
 
 
 TINY = Setting("small", 64, 1, "float32", "eager", "cpu")
@@ -22,6 +23,7 @@ TINY = Setting("small", 64, 1, "float32", "eager", "cpu")
 @pytest.fixture(autouse=True)
 def small_is_tiny(monkeypatch):
     monkeypatch.setitem(SIZES, "small", (32, 4, 2))
+    monkeypatch.setattr(benchmark_variants, "Mask2FormerConfig", partial(Mask2FormerConfig, **HEAD))
 
 
 def run(out, *argv: str) -> dict:

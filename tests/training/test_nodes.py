@@ -18,7 +18,7 @@ from tests.support.runs import adapter_weights, write_recipe
 
 
 CONFIG = "recipes/accelerate/nodes.yaml"
-STEPS = "--max_steps 40 --total_batch_size 4 --save_steps 2 --use_cpu true".split()
+STEPS = "--max_steps 24 --total_batch_size 4 --save_steps 2 --use_cpu true".split()
 
 
 @pytest.fixture(scope="module")
