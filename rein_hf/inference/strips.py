@@ -29,7 +29,7 @@ def resize_pixels(pixels: torch.Tensor, size: tuple[int, int] | None) -> torch.T
 
 def resized_strips(maps: torch.Tensor, size: tuple[int, int]) -> Iterator[tuple[slice, torch.Tensor]]:
     """Maps (B, c, h, w) resized bilinearly, one strip of rows after the other: which rows of the result a strip is,
-    and its pixels (B, rows, width, c).
+    and its pixels (B, rows, width, c), in the type of the maps or, of integers, in float32.
 
     Channels come last, because resizing, sums and maxima over channels are fastest so.
     """
@@ -39,11 +39,12 @@ def resized_strips(maps: torch.Tensor, size: tuple[int, int]) -> Iterator[tuple[
     source = (torch.arange(size[0], dtype=dtype, device=maps.device) + 0.5) * (height / size[0]) - 0.5
     source = source.clamp(0, height - 1)
     upper = source.long()
-    lower, lower_weight = (upper + 1).clamp(max=height - 1), (source - upper)[:, None, None]
+    values = maps.dtype if maps.is_floating_point() else dtype
+    lower, lower_weight = (upper + 1).clamp(max=height - 1), (source - upper).to(values)[:, None, None]
     at_once = rows_at_once(maps, size)
     for first in range(0, size[0], at_once):
         rows = slice(first, first + at_once)
-        above, below = (maps[:, lines[rows]].to(dtype) for lines in (upper, lower))
+        above, below = (maps[:, lines[rows]].to(values) for lines in (upper, lower))
         strip = torch.lerp(above, below, lower_weight[rows])
         strip = strip.permute(0, 3, 1, 2)
         strip = F.interpolate(strip, size=(strip.shape[2], size[1]), mode="bilinear", align_corners=False)
