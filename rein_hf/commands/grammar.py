@@ -16,6 +16,9 @@ from typing import Any, NoReturn
 from transformers import HfArgumentParser
 
 
+# How argparse begins to say that keys are missing.
+REQUIRED = "the following arguments are required: "
+
 # Which heading of `--help` a key stands under. It means the same in all verbs.
 GROUPS = {
     "what and where": "model input domains train backbone checkpoint assessment repo facts sample output_dir",
@@ -73,6 +76,7 @@ class CommandParser(HfArgumentParser):
             formatter_class=HelpFormatter,
             allow_abbrev=False,
         )
+        self.stray: str | None = None  # a first word that is no key
 
     def _parse_dataclass_field(self, parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:
         title = self.group_of(field.name)
@@ -88,6 +92,7 @@ class CommandParser(HfArgumentParser):
 
     def parse(self, argv: Sequence[str]) -> tuple[Any, ...]:
         """The dataclass of the words of a command line, in a tuple."""
+        self.stray = argv[0] if argv and not argv[0].startswith("-") else None
         *parsed, unknown = self.parse_args_into_dataclasses(
             [spelled(word) for word in argv], return_remaining_strings=True, look_for_args_file=False
         )
@@ -99,7 +104,17 @@ class CommandParser(HfArgumentParser):
         return tuple(parsed)
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith(REQUIRED):  # each with all its spellings
+            keys = [names.partition("/")[0] for names in message.removeprefix(REQUIRED).split(", ")]
+            message = missing_keys(keys)
+            if self.stray is not None:
+                message = f"{self.stray!r} has no key before it. {message[0].upper()}{message[1:]}"
         raise ValueError(message)
+
+
+def missing_keys(keys: Iterable[str]) -> str:
+    """The message about keys that must be given."""
+    return f"these keys are required: {', '.join(keys)}; --help explains them."
 
 
 def spelled(word: str) -> str:

@@ -31,6 +31,7 @@ from ..files.shipped import shipped_folder
 from ..hub import Facts, push_space, read_facts, render_card, render_space
 from ..images import open_image
 from .cli import run
+from .grammar import missing_keys
 from .publish_init import found_results, write_facts
 
 
@@ -122,7 +123,7 @@ def check_keys(args: PublishArguments, folder: str | None) -> None:
     if not args.init:
         needed |= others
     if missing := [f"--{name}" for name, value in needed.items() if not value]:
-        raise ValueError(f"the following keys are required: {', '.join(missing)}; --help explains them.")
+        raise ValueError(missing_keys(missing))
     others |= {"card": args.card, "private": args.private, "push": args.push}
     if args.init and (without_effect := [f"--{name}" for name, value in others.items() if value]):
         raise ValueError(

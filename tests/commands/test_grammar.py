@@ -91,7 +91,8 @@ def test_mistakes_are_one_line_and_status_2(verb, recipe, capsys):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("predict --model A --input P", "the following arguments are required: --output_dir"),
+        ("describe A", "'A' has no key before it. These keys are required: --model; --help explains them."),
+        ("predict --model A --input P", "these keys are required: --output_dir; --help explains them."),
         ("predict --model A --input P --output_dir O --crop wide", "argument --crop: invalid int value: 'wide'"),
         ("predict --model A --input P --output_dir O --opacity 3", "--opacity is 3.0; expected 0 to 1."),
         ("predict A --model A --input P --output_dir O", "unexpected 'A'; expected --KEY VALUE"),
@@ -102,7 +103,7 @@ def test_mistakes_are_one_line_and_status_2(verb, recipe, capsys):
         ("train gtav_dinov2-large_512 --train {a:1}", "Field 'train' expected a list, got dict"),
         ("train gtav_dinov2-large_512 --train [a", "is no plain YAML"),
         ("train gtav_dinov2-large_512 --crop", "gtav_dinov2-large_512.yaml: --crop has no value."),
-        ("publish --repo U/R --facts F --sample S", "the following keys are required: --model; --help explains them."),
+        ("publish --repo U/R --facts F --sample S", "these keys are required: --model; --help explains them."),
         ("train gtav_dinov2-huge_512", "Did you mean the shipped gtav_dinov2-large_512?"),
         ("train recipes/gtav_dinov2-large_512.yaml", "Did you mean the shipped gtav_dinov2-large_512?"),
         ("assess --assessment streetz --output_dir O", "Did you mean the shipped streets?"),

@@ -82,8 +82,8 @@ def test_a_backbone_that_is_a_folder_is_asked_for(run, rein_model, vit_folder, t
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--init"], "the following keys are required: --model, --facts"),
-        ([], "the following keys are required: --model, --facts, --repo, --sample"),
+        (["--init"], "these keys are required: --model, --facts"),
+        ([], "these keys are required: --model, --facts, --repo, --sample"),
         (["--init", "--model", "m", "--facts", "f", "--push"], "--push would have no effect beside --init"),
         (["--init", "--model", "m", "--facts", __file__], "test_publish_init.py is there already, and perhaps has"),
     ],
