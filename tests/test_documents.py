@@ -206,6 +206,8 @@ def tiny(rein_model, vit_folder, tmp_path, monkeypatch):
 def test_readmes_python_runs(tiny):
     names = {}
     for block in documents.code_blocks(README, "python"):
+        if "onnxruntime" in block:  # tests/recipes/test_export.py runs it
+            continue
         for word, meant in tiny.items():
             block = re.sub(rf'"{word}(?=["/])', f'"{meant}', block)
         exec(compile(block, "README.md", "exec"), names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,13 +127,16 @@ def name_axes(graph) -> None:
 
 @contextmanager
 def quiet_onnx() -> Iterator[None]:
-    """Silences what torch and onnxscript say of each operation that they leave as it is."""
+    """Silences what torch and onnxscript say of each operation that they leave as it is, and of torch's own calls of
+    its functions that will go."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -75,13 +75,13 @@ def test_one_size_as_pt2(adapter, tmp_path):
 
 
 def run_the_readmes_program(file: Path, adapter: str, folder: Path) -> None:
-    """The program of recipes/README.md, as it stands there, beside an exported file and a photo."""
-    text = (Path(__file__).parents[2] / "recipes" / "README.md").read_text(encoding="utf-8")
+    """README's program, as it stands there, beside an exported file and a photo."""
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     program = next(code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "onnxruntime" in code)
     assert len(program.strip().splitlines()) <= 12 and "rein_hf" not in program and "torch" not in program
     work = folder / "work"
-    work.mkdir()
-    (work / "segmenter.onnx").symlink_to(file)
+    (work / "outputs").mkdir(parents=True)
+    (work / "outputs" / "segmenter.onnx").symlink_to(file)
     photo = Image.fromarray(photos(1, 70, 90)[0])
     photo.save(work / "street.jpg", "PNG")
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=work)
