@@ -46,10 +46,10 @@ class InsertPrompts(BlockHook):
                 f"Block {self.index} is called with tokens of the shape {found}; VPT expects (batch, tokens, hidden "
                 "size) as the first argument. Use Rein, AdaptFormer or LoRA on this backbone."
             )
-        tokens, *others = args
+        tokens, others = args[0], args[1:]
         extend = partial(layer.extend_mask, self.index, tokens.shape[1])
         if others and isinstance(others[0], torch.Tensor):
-            others[0] = extend(others[0])
+            others = (extend(others[0]), *others[1:])
         if isinstance(kwargs.get("attention_mask"), torch.Tensor):
             kwargs = {**kwargs, "attention_mask": extend(kwargs["attention_mask"])}
         return (layer.insert(self.index, tokens), *others), kwargs

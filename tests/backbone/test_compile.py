@@ -13,7 +13,8 @@ from tests.support.runs import HEAD
 
 # CLIP's tower and SAM's are in two checkpoints each; the code that is compiled is the same
 COMPILED = [name for name in vision_encoders.CHECKPOINTS if name not in ("clip", "sam")]
-# of these, code asks whether the width is the trained one, or whether windows need a padding: two graphs
+# of these, code asks whether the width is the trained one, or whether windows need a padding: two graphs with torch
+# 2.13, one with 2.11
 ASKING = ("beit with absolute positions", "clip vision", "mae", "sam vision", "siglip", "vit")
 
 
@@ -48,5 +49,5 @@ def test_features_and_gradients_from_one_graph(name, tmp_path, monkeypatch):
         assert len(results[0]) > 4
         for found, expected in zip(*results, strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * max(1.0, expected.abs().max().item()))
-    assert counters["stats"]["unique_graphs"] == (2 if name in ASKING else 1)
+    assert 1 <= counters["stats"]["unique_graphs"] <= (2 if name in ASKING else 1)
     torch.compiler.reset()
