@@ -76,7 +76,7 @@ class CommandParser(HfArgumentParser):
             formatter_class=HelpFormatter,
             allow_abbrev=False,
         )
-        self.stray: str | None = None  # a first word that is no key
+        self.words: list[str] = []
 
     def _parse_dataclass_field(self, parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:
         title = self.group_of(field.name)
@@ -92,24 +92,34 @@ class CommandParser(HfArgumentParser):
 
     def parse(self, argv: Sequence[str]) -> tuple[Any, ...]:
         """The dataclass of the words of a command line, in a tuple."""
-        self.stray = argv[0] if argv and not argv[0].startswith("-") else None
+        self.words = [spelled(word) for word in argv]
         *parsed, unknown = self.parse_args_into_dataclasses(
-            [spelled(word) for word in argv], return_remaining_strings=True, look_for_args_file=False
+            self.words, return_remaining_strings=True, look_for_args_file=False
         )
         if unknown:
             key = unknown[0].partition("=")[0]
             if not key.startswith("--"):
                 self.error(f"unexpected {key!r}; expected --KEY VALUE, see {self.prog} --help.")
-            self.error(unknown_key(key, (name for name in self._option_string_actions if "-" not in name[2:])))
+            self.error(self._unknown(key))
         return tuple(parsed)
 
+    def _unknown(self, key: str) -> str:
+        return unknown_key(key, (name for name in self._option_string_actions if "-" not in name[2:]))
+
     def error(self, message: str) -> NoReturn:
-        if message.startswith(REQUIRED):  # each with all its spellings
-            keys = [names.partition("/")[0] for names in message.removeprefix(REQUIRED).split(", ")]
-            message = missing_keys(keys)
-            if self.stray is not None:
-                message = f"{self.stray!r} has no key before it. {message[0].upper()}{message[1:]}"
+        if message.startswith(REQUIRED):
+            message = self._missing(message.removeprefix(REQUIRED).split(", "))
         raise ValueError(message)
+
+    def _missing(self, names: Iterable[str]) -> str:
+        """The message about missing keys, each given with all its spellings; or what may be the reason."""
+        given = (word.partition("=")[0] for word in self.words if word.startswith("--"))
+        if unknown := next((key for key in given if key not in self._option_string_actions), None):
+            return self._unknown(unknown)
+        message = missing_keys(name.partition("/")[0] for name in names)
+        if self.words and not self.words[0].startswith("-"):
+            return f"{self.words[0]!r} has no key before it. {message[0].upper()}{message[1:]}"
+        return message
 
 
 def missing_keys(keys: Iterable[str]) -> str:

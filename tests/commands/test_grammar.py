@@ -91,6 +91,7 @@ def test_mistakes_are_one_line_and_status_2(verb, recipe, capsys):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        ("evaluate --modle A", "unknown key --modle. Did you mean --model?"),
         ("describe A", "'A' has no key before it. These keys are required: --model; --help explains them."),
         ("predict --model A --input P", "these keys are required: --output_dir; --help explains them."),
         ("predict --model A --input P --output_dir O --crop wide", "argument --crop: invalid int value: 'wide'"),
