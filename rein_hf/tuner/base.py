@@ -159,6 +159,14 @@ class ReinTunerLayer(BackboneTunerLayer):
         "no weight of the backbone can stand for it. Use unload() to get the backbone back."
     )
 
+    def train(self, mode: bool = True):
+        if mode and self.weights_are_fixed:
+            raise ValueError(
+                "This model was prepared for inference (prepare_for_inference): products of its weights are kept, and "
+                "would not follow new weights. Load it anew to train it."
+            )
+        return super().train(mode)
+
 
 def execution_device(module: nn.Module) -> torch.device:
     """Where a module computes: the device of its first weight, or the one accelerate will load that to."""
@@ -176,6 +184,7 @@ def fix_weights(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, ReinTunerLayer):
             module.weights_are_fixed = True
+            module._forget_computed()
 
 
 def with_weights(*modules: nn.Module) -> AbstractContextManager:

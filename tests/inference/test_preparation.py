@@ -109,6 +109,24 @@ def test_weights_that_are_loaded_are_seen(rein_model, pixel_values):
     assert_equal(logits_of(copy.deepcopy(model), pixel_values, None), expected)
 
 
+def test_weights_that_were_written_into_are_seen_when_it_is_prepared_anew(rein_model, pixel_values):
+    plain = copy.deepcopy(rein_model)
+    before = logits_of(prepare_for_inference(rein_model), pixel_values, None)
+    for model in (plain, rein_model):
+        for name, parameter in model.named_parameters():
+            if ".rein_" in name:
+                parameter.data.mul_(1.5)
+    expected = logits_of(plain, pixel_values, None)
+    assert not torch.equal(expected[1], before[1])
+    assert_equal(logits_of(prepare_for_inference(rein_model), pixel_values, None), expected)
+
+
+def test_training_is_refused(rein_model):
+    prepare_for_inference(rein_model).eval()
+    with pytest.raises(ValueError, match=r"was prepared for inference .* Load it anew to train it"):
+        rein_model.train()
+
+
 def test_a_model_without_adapter(build, pixel_values):
     model = build().eval()
     assert all(p.requires_grad for p in model.parameters())
