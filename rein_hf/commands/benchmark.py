@@ -74,7 +74,10 @@ class BenchmarkArguments:
         default=None, metadata={"help": "Threads of the CPU; torch's choice by default."}
     )
     plan: str | None = dataclasses.field(
-        default=None, metadata={"help": "gpu: all that BENCHMARKS.md tells of a GPU, in a few minutes."}
+        default=None,
+        metadata={
+            "help": "gpu: all that BENCHMARKS.md tells of a GPU, in a few minutes; gpu-compile: torch.compile there."
+        },
     )
     repeats: int = dataclasses.field(default=7, metadata={"help": "Number of turns, 5 at least."})
 

@@ -140,7 +140,7 @@ def test_ratios_are_of_each_turn():
         (["--variants", "backbone", "Lora", "--kinds", "inference"], r"variants is \['backbone', 'Lora'\]"),
         (["--device", "tpu"], "device is 'tpu'; expected cpu"),
         (["--repeats", "4"], "repeats is 4; expected at least 5"),
-        (["--plan", "tpu"], "plan is 'tpu'; expected gpu, or none"),
+        (["--plan", "tpu"], "plan is 'tpu'; expected gpu, gpu-compile, or none"),
         (["--plan", "gpu", "--batches", "4"], "--batches has no effect with --plan gpu"),
     ],
 )
@@ -156,14 +156,31 @@ def allocating(megabytes: int):
     return lambda: torch.ones(megabytes * 2**20, dtype=torch.uint8)
 
 
-def test_the_plan_of_a_gpu_names_variants_that_there_are():
-    arguments = benchmark.BenchmarkArguments("out", plan="gpu", sizes=["small", "large"])
+@pytest.mark.parametrize(("name", "mode"), [("gpu", "graph"), ("gpu-compile", "compile")])
+def test_the_plan_of_a_gpu_names_variants_that_there_are(name, mode):
+    arguments = benchmark.BenchmarkArguments("out", plan=name, sizes=["small", "large"])
     plan = benchmark_plan.plan_of(arguments)
-    assert len(plan) == 2 * len(benchmark_plan.GPU_PLAN)
+    assert len(plan) == 2 * len(benchmark_plan.PLANS[name])
     for kind, setting, names in plan:
         assert names and set(names) <= set(VARIANTS[kind]) and setting.size in SIZES
-    assert {"LoRA", "full", "Rein", "EoMT of transformers"} <= {name for *_, names in plan for name in names}
-    assert ("inference", Setting("large", 512, 1, "bfloat16", "compile", "cpu"), ["Rein and head"]) in plan
+    expected = {"Rein", "EoMT of transformers"} | ({"LoRA", "full"} if name == "gpu" else set())
+    assert expected <= {name for *_, names in plan for name in names}
+    assert ("inference", Setting("large", 512, 1, "bfloat16", mode, "cpu"), ["Rein and head"]) in plan
+
+
+def test_graphs_need_a_gpu(tmp_path):
+    with pytest.raises(ValueError, match=r"modes is \['graph'\] and device 'cpu'; expected --device cuda"):
+        run(tmp_path, "--modes", "graph")
+
+
+def test_a_variant_as_a_graph_is_recorded_and_not_compiled(monkeypatch):
+    told = []
+    monkeypatch.setattr(benchmark_variants, "compile_segmenter", lambda model, **options: told.append(options))
+    monkeypatch.setattr(benchmark_variants, "compile_before_loss", lambda model, **options: told.append(options))
+    setting = TINY._replace(mode="graph")
+    VARIANTS["inference"]["Rein and head"].make(setting, partial(build_model, setting))
+    VARIANTS["training"]["Rein"].make(setting, partial(build_model, setting))
+    assert told == [{"backend": "cudagraphs"}] * 2
 
 
 def test_a_compiled_variant_is_the_compiled_model(monkeypatch):
