@@ -39,6 +39,6 @@ def pixel_values_of(processor, pixels: torch.Tensor, device: torch.device) -> to
     computed there, if the processor is Mask2Former's and does not resize."""
     if isinstance(processor, Mask2FormerImageProcessorPil) and not processor.do_resize:
         return normalize(to_device(pixels, device), normalized_levels(processor).to(device))[None]
-    image = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
+    image = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()))
     values = processor(image, return_tensors="pt")["pixel_values"].to(device)
     return values[..., : pixels.shape[1], : pixels.shape[2]]  # padded window by window instead
