@@ -1,7 +1,7 @@
 """The backbone: four feature maps of strides 4, 8, 16 and 32 from one pretrained vision transformer."""
 
 from .config import SCALES, ViTPyramidConfig
-from .frozen_weights import cast_frozen_weights
+from .frozen_weights import cast_frozen_weights, own_autocast
 from .normalization import own_normalization
 from .pyramid import ViTPyramidBackbone, backbone_of, rescale
 from .traced_sizes import crop_to, pad_to_multiple
@@ -17,6 +17,7 @@ __all__ = [
     "cast_frozen_weights",
     "crop_to",
     "load_vit",
+    "own_autocast",
     "own_normalization",
     "pad_to_multiple",
     "resample_to",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 
 import torch
@@ -74,6 +75,13 @@ def cast_frozen_weights(model: nn.Module, dtype: torch.dtype) -> list[str]:
         if not set(part.modules()).isdisjoint(cast.values()):
             part.autocast_dtype = dtype
     return list(cast)
+
+
+def own_autocast(module: nn.Module, inputs: torch.Tensor) -> AbstractContextManager:
+    """Autocast of the type that a module's frozen weights were cast to, if they were."""
+    if module.autocast_dtype is None:
+        return nullcontext()
+    return torch.autocast(inputs.device.type, module.autocast_dtype)
 
 
 def _modules_of_base(model: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BackboneOutput
 from transformers.utils import can_return_tuple
 
 from .config import SCALES, ViTPyramidConfig
+from .frozen_weights import own_autocast
 from .traced_sizes import crop_to, halve, pad_to_multiple
 from .vit import build_vit
 
@@ -119,9 +120,7 @@ class ViTPyramidBackbone(BackboneMixin, ViTPyramidPreTrainedModel):
             ValueError: `pixel_values` is not of that kind, or its sides do not fit; attention weights cannot be given.
         """
         self._check_pixel_values(pixel_values)
-        if self.autocast_dtype is None:
-            return self._forward(pixel_values, resize, output_hidden_states, output_attentions)
-        with torch.autocast(pixel_values.device.type, self.autocast_dtype):
+        with own_autocast(self, pixel_values):
             return self._forward(pixel_values, resize, output_hidden_states, output_attentions)
 
     def _forward(

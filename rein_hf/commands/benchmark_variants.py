@@ -82,7 +82,7 @@ def build_model(setting: Setting, tuning: str, stock: bool = False) -> torch.nn.
         model = use_paper_loss_and_fast_modules(model)
     model = apply_tuning(model, RecipeArguments(backbone="", train=[], tuning=tuning)).to(setting.device)
     if setting.dtype == "bfloat16" and tuning != "full":
-        cast_frozen_weights(backbone_of(model), torch.bfloat16)  # as in a run in bfloat16, and in evaluation
+        cast_frozen_weights(backbone_of(model), torch.bfloat16)  # as in a run in bfloat16
     return model
 
 

@@ -29,13 +29,13 @@ import rein_hf
 
 from ..files.shipped import shipped_folder
 from ..hub import Facts, push_space, read_facts, render_card, render_space
+from ..hub.own_card import TEMPLATE
 from ..images import open_image
 from .cli import run
 from .grammar import missing_keys
 from .publish_init import found_results, write_facts
 
 
-TEMPLATE = shipped_folder("hub_cards") / "template.md"
 SPACE_TEMPLATES = shipped_folder("hub_cards") / "space"
 FILES = (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, IMAGE_PROCESSOR_NAME)
 SAMPLE_WIDTH = 1280

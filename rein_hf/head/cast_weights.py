@@ -6,8 +6,6 @@ together only take memory: there they are left to autocast.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
@@ -66,13 +64,6 @@ class CastWeights:
     def cast(self, inputs: torch.Tensor) -> torch.Tensor:
         """The inputs of several layers, cast once for all of them."""
         return inputs.to(self.dtype) if self.dtype is not None and inputs.dtype == torch.float32 else inputs
-
-
-def own_autocast(module: nn.Module, inputs: torch.Tensor) -> AbstractContextManager:
-    """Autocast of the type that a module's frozen weights were cast to, if they were."""
-    if module.autocast_dtype is None:
-        return nullcontext()
-    return torch.autocast(inputs.device.type, module.autocast_dtype)
 
 
 def saves_time(device: torch.device) -> bool:

@@ -24,8 +24,8 @@ class MaskPredictor(Mask2FormerMaskPredictor):
         """
         Args:
             outputs (`(m, B, q)`): normalised decoder output.
-            pixel_embeddings: the list that [`TransformerModule`] makes, (B, c, h, w) in the size of each attention
-                mask. A single tensor means that the stock decoder calls: then the stock forward runs.
+            pixel_embeddings: a list of one, (B, c, h, w) in the size of the attention mask; not read if there is to be
+                none. A single tensor means that the stock decoder calls: then the stock forward runs.
             attention_mask_target_size (*optional*): height and width of the attention mask, if there is to be one.
             casts: of this module.
 
@@ -43,7 +43,7 @@ class MaskPredictor(Mask2FormerMaskPredictor):
         if attention_mask_target_size is None:
             return embeddings, None
         with torch.no_grad():
-            pixels = next(one for one in pixel_embeddings if one.shape[-2:] == attention_mask_target_size)
+            (pixels,) = pixel_embeddings
             # not `< 0`: for a logit just below zero the sigmoid rounds to exactly 0.5
             masked = (embeddings @ pixels.flatten(2)).sigmoid() < 0.5
             # true where a query attends: where it is not masked, and everywhere if all is masked

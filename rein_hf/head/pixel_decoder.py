@@ -25,8 +25,8 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerPixelDecoderOutput,
 )
 
-from ..backbone import rescale
-from .cast_weights import NO_CASTS, CastWeights, own_autocast
+from ..backbone import own_autocast, rescale
+from .cast_weights import NO_CASTS, CastWeights
 from .positions import reference_points
 from .transforms import is_transformed
 

@@ -24,8 +24,9 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerTransformerModule,
 )
 
+from ..backbone import own_autocast
 from ..tuner import query_weights
-from .cast_weights import NO_CASTS, CastWeights, own_autocast
+from .cast_weights import NO_CASTS, CastWeights
 from .masks import mask_logits
 
 

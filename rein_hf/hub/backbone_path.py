@@ -45,11 +45,18 @@ def relative_backbone(named: str | os.PathLike, folder: str | os.PathLike) -> st
     """
     if not os.path.isdir(named) and not os.path.isabs(named):
         return str(named)
-    try:
-        path = Path(os.path.relpath(os.path.realpath(named), os.path.realpath(folder))).as_posix()
-    except ValueError:  # another drive
+    path = path_from(folder, named)
+    if path is None:
         return str(named)
     return path if path.startswith("../") or path == ".." else f"./{path}"
+
+
+def path_from(folder: str | os.PathLike, path: str | os.PathLike) -> str | None:
+    """A path as it counts from a folder, with slashes; `None` if it is on another drive."""
+    try:
+        return Path(os.path.relpath(os.path.realpath(path), os.path.realpath(folder))).as_posix()
+    except ValueError:
+        return None
 
 
 def resolve_backbone(named: str | None, folder: str | os.PathLike) -> str | None:

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 
 from ..data.spec import parse_spec
 from ..files import atomic_write, sync_folder
+from ..hub.backbone_path import path_from
 
 
 MANIFEST = "manifest.json"
@@ -88,11 +89,8 @@ def _from_folder(text: str, path: str, folder: Path) -> str:
     """A text with a path in it, from `folder` if it is absolute and on the same drive."""
     if not os.path.isabs(path):
         return text
-    try:
-        relative = Path(os.path.relpath(os.path.realpath(path), os.path.realpath(folder))).as_posix()
-    except ValueError:  # another drive
-        return text
-    return text.replace(path, relative, 1)
+    relative = path_from(folder, path)
+    return text if relative is None else text.replace(path, relative, 1)
 
 
 def diff_config(before: dict, now: dict) -> str:

@@ -176,7 +176,7 @@ class ReinLayer(ReinTunerLayer, BlockListLayer):
                 delta=(linear_weight(delta), delta.bias),
                 scale=None if config.zero_init else self.rein_scale[adapter_name],
                 use_softmax=config.use_softmax,
-                multiplied=saves_time(to_feature.weight.device),
+                multiplied=saves_time(linear_weight(to_feature).device),
             )
             return compute_factors(weights, row)
 

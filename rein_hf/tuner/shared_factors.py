@@ -53,11 +53,14 @@ class SharedFactors:
         """
         if torch.compiler.is_compiling():
             return compute(adapter_name, blocks.index(index)).to(device, dtype)
+
+        def of_all_blocks() -> dict[int, Factors]:
+            return dict(zip(blocks, compute(adapter_name, slice(None)).to(device, dtype).unbind(), strict=True))
+
         if fixed and not torch.is_grad_enabled():
             key = (adapter_name, device, dtype)
             if key not in self.kept:
-                of_all = compute(adapter_name, slice(None)).to(device, dtype).unbind()
-                self.kept[key] = dict(zip(blocks, of_all, strict=True))
+                self.kept[key] = of_all_blocks()
             return self.kept[key][index]
         pass_of_block = (adapter_name, dtype, torch.is_grad_enabled(), threading.get_ident())
         pending, self.pending = self.pending, None
@@ -66,8 +69,7 @@ class SharedFactors:
             factors = pending[1]
         elif expected or index == min(blocks):
             # the first block, or the first one on another device
-            of_all = compute(adapter_name, slice(None)).to(device, dtype).unbind()
-            factors = dict(zip(blocks, of_all, strict=True))
+            factors = of_all_blocks()
         else:  # this block was called out of order, or from another thread
             return compute(adapter_name, blocks.index(index)).to(device, dtype)
         later = [block for block in blocks if block > index]
