@@ -22,6 +22,9 @@ class Part(NamedTuple):
     variants: Sequence[str] = ()
 
 
+# What has no graph is stock: it copies sizes from the host.
+GRAPHED = ("backbone", "backbone + Rein", "Rein and head", "Rein and head, image of 2:1")
+
 # In the order of interest: a call that is stopped has the first ones. The compiler takes minutes for each of its own.
 PLANS = {
     "gpu": [
@@ -31,9 +34,10 @@ PLANS = {
         Part("inference", 640, 1, "bfloat16", variants=("Rein and head", "EoMT of transformers")),
         Part("inference", 512, 1, "float32", variants=("Rein and head",)),
         Part("training", 512, 4, "float32", variants=("Rein", "full")),
-        Part("inference", 512, 1, "bfloat16", "graph", ("Rein and head",)),
+        Part("inference", 512, 1, "bfloat16", "graph", GRAPHED),
+        Part("training", 512, 4, "bfloat16", "graph", ("frozen", "Rein", "LoRA", "full")),
+        Part("inference", 512, 16, "bfloat16", "graph", ("backbone", "backbone + Rein", "Rein and head")),
         Part("inference", 640, 1, "bfloat16", "graph", ("Rein and head", "EoMT of transformers")),
-        Part("training", 512, 4, "bfloat16", "graph", ("Rein",)),
     ],
     "gpu-compile": [
         Part("inference", 512, 1, "bfloat16", "compile", ("Rein and head",)),
@@ -91,8 +95,6 @@ def check_arguments(args, defaults) -> None:
         raise ValueError(f"variants is {args.variants}; expected, of each kind, some of {known}.")
     if args.device not in ("cpu", "cuda") or args.device == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device is {args.device!r}; expected cpu{' or cuda' * torch.cuda.is_available()}.")
-    if "graph" in args.modes and args.device != "cuda":
-        raise ValueError(f"modes is {args.modes} and device {args.device!r}; expected --device cuda for CUDA graphs.")
     if args.repeats < 5:
         raise ValueError(f"repeats is {args.repeats}; expected at least 5, since quartiles of fewer mean nothing.")
     if args.plan and args.plan not in PLANS:
@@ -100,3 +102,6 @@ def check_arguments(args, defaults) -> None:
     fixed = ["kinds", "variants", "crops", "batches", "dtypes", "modes"]
     if args.plan and (useless := [name for name in fixed if getattr(args, name) != getattr(defaults, name)]):
         raise ValueError(f"--{useless[0]} has no effect with --plan {args.plan}, which says what is measured.")
+    if (args.plan or "graph" in args.modes) and args.device != "cuda":
+        asked = f"plan is {args.plan!r}" if args.plan else f"modes is {args.modes}"
+        raise ValueError(f"{asked} and device {args.device!r}; expected --device cuda.")

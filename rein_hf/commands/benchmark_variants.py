@@ -23,6 +23,7 @@ from .. import ViTPyramidConfig, slide_inference
 from ..backbone import backbone_of, cast_frozen_weights
 from ..inference import compile_segmenter, predict_labels, prepare_for_inference, semantic_scores
 from ..inference.compiled import GRAPH_ONLY, MODES
+from ..inference.cuda_graphs import GraphedInference
 from ..segmenter import use_paper_loss_and_fast_modules
 from ..training import RecipeArguments, compile_before_loss, param_groups, use_fused_optimizer
 from .train import apply_tuning
@@ -107,10 +108,7 @@ def build_eomt(setting: Setting) -> torch.nn.Module:
 def feature_call(setting: Setting, model: torch.nn.Module) -> Callable[[], object]:
     """Computes the feature maps of the backbone."""
     encoder = backbone_of(freeze(model, setting))
-    forward = lambda pixels: encoder(pixels).feature_maps  # noqa: E731
-    if (options := compile_options(setting)) is not None:
-        forward = torch.compile(forward, **options)
-    return inference_call(setting, forward)
+    return inference_call(setting, accelerated(setting, encoder, lambda pixels: encoder(pixels).feature_maps))
 
 
 def label_call(setting: Setting, model: torch.nn.Module, width: int = 1) -> Callable[[], object]:
@@ -125,8 +123,11 @@ def label_call(setting: Setting, model: torch.nn.Module, width: int = 1) -> Call
 def eomt_label_call(setting: Setting, model: torch.nn.Module) -> Callable[[], object]:
     """Computes label maps of EoMT from its class and mask logits, in the same way as ours."""
     freeze(model, setting)
-    options = compile_options(setting)
-    forward = model if options is None else torch.compile(model, **options)
+    if setting.mode == "graph":  # no graph can wait until a GPU has answered whether its masks are to be used
+        probabilities = model.attn_mask_probs.tolist()
+        del model.attn_mask_probs
+        model.attn_mask_probs = probabilities
+    forward = accelerated(setting, model, model)
     size = (setting.crop, setting.crop)
 
     def labels(pixels):
@@ -146,8 +147,16 @@ def stock_label_call(setting: Setting, model: torch.nn.Module) -> Callable[[], o
     return inference_call(setting, lambda pixels: post_process(model(pixel_values=pixels), target_sizes=sizes))
 
 
+def accelerated(setting: Setting, model: torch.nn.Module, call: Callable) -> Callable:
+    """A function that calls a model, compiled or recorded as the setting says."""
+    if setting.mode == "graph":
+        return GraphedInference(model, call)
+    options = compile_options(setting)
+    return call if options is None else torch.compile(call, **options)
+
+
 def compile_options(setting: Setting) -> dict[str, str] | None:
-    """What `torch.compile` is told; `None` where nothing is compiled."""
+    """What [`compile_segmenter`] and `torch.compile` are told; `None` where nothing is compiled."""
     compiled = {"mode": MODES[setting.device]} if setting.device in MODES else {}
     return {"eager": None, "compile": compiled, "graph": {"backend": GRAPH_ONLY}}[setting.mode]
 

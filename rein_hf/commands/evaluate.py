@@ -52,6 +52,7 @@ class EvaluationArguments:
     seed: int | None = field(default=None, metadata={"help": "Of the corruptions' random numbers; 0 by default."})
     bf16: bool = field(default=False, metadata={"help": "Autocast to bfloat16."})
     compile: bool = field(default=False, metadata={"help": "torch.compile the model: pays off for many images."})
+    cuda_graphs: bool = field(default=False, metadata={"help": "Launch all kernels at once: fast for one image."})
     sheet_rows: int = field(default=3, metadata={"help": "Images of each domain on the contact sheet; 0 for none."})
     resume: bool = field(default=False, metadata={"help": "Keep the results that output_dir holds."})
 
@@ -68,11 +69,12 @@ def main(args: EvaluationArguments) -> dict:
     results = Results(output_dir / "results.json", args.resume, accelerator.is_main_process)
     robustness = Results(output_dir / "robustness.json", args.resume, accelerator.is_main_process)
     settings = {key: getattr(args, key) for key in ("backbone", "crop", "stride", "limit", "scored", "bf16")}
-    settings.update(seed=args.seed or None, compile=args.compile or None)
+    settings.update(seed=args.seed or None, compile=args.compile or None, cuda_graphs=args.cuda_graphs or None)
     written = Results(output_dir / "settings.json", args.resume, accelerator.is_main_process)
     pictures = {domain.name: [] for domain in domains}
     for path in args.model:
-        model = move_to(accelerator, rein_hf.from_pretrained(path, backbone=args.backbone), args.compile)
+        model = rein_hf.from_pretrained(path, backbone=args.backbone)
+        model = move_to(accelerator, model, args.compile, args.cuda_graphs)
         class_names_of(model.config.id2label, f"--model {path}: id2label")
         window_sides(model, args.crop, args.stride)
         written.put_settings(settings)

@@ -63,6 +63,7 @@ class PredictionArguments:
     opacity: float = field(default=0.5, metadata={"help": "Of the colours over the image, 0 to 1."})
     bf16: bool = field(default=False, metadata={"help": "Autocast to bfloat16."})
     compile: bool = field(default=False, metadata={"help": "torch.compile the model: pays off for many images."})
+    cuda_graphs: bool = field(default=False, metadata={"help": "Launch all kernels at once: fast for one image."})
     explain: bool = field(default=False, metadata={"help": "STEM_explain.jpg too: features, and where tokens look."})
     confidence: bool = field(default=False, metadata={"help": "STEM_confidence.png too: white 1, black 0."})
     legend: bool = field(default=False, metadata={"help": "Colours and names of the classes below each overlay."})
@@ -80,7 +81,8 @@ def main(args: PredictionArguments) -> int:
     output_dir = Path(args.output_dir)
     photos, skipped = find_photos(args.input, output_dir)
     check_videos([photo.file for photo in photos if is_video(photo.file)], args)
-    model = move_to(accelerator, rein_hf.from_pretrained(args.model, backbone=args.backbone), args.compile)
+    model = rein_hf.from_pretrained(args.model, backbone=args.backbone)
+    model = move_to(accelerator, model, args.compile, args.cuda_graphs)
     class_names_of(model.config.id2label, f"--model {args.model}: id2label")
     window_sides(model, args.crop, args.stride)
     if args.explain:

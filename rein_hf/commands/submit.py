@@ -47,6 +47,7 @@ class SubmissionArguments:
     stride: int | None = field(default=None, metadata={"help": "Step between windows; default: 2/3 of the window."})
     bf16: bool = field(default=False, metadata={"help": "Autocast to bfloat16."})
     compile: bool = field(default=False, metadata={"help": "torch.compile the model: pays off for many images."})
+    cuda_graphs: bool = field(default=False, metadata={"help": "Launch all kernels at once: fast for one image."})
     size: str | None = field(
         default=None, metadata={"help": "WxH: the model sees images resized to fit into it; default: the protocol's."}
     )
@@ -60,7 +61,8 @@ def main(args: SubmissionArguments) -> Path:
     domain = load_domain(args.domains)
     if domain.classes != CITYSCAPES_CLASSES:
         raise ValueError(f"--domains {args.domains} has the classes {domain.classes}; expected the 19 of Cityscapes.")
-    model = move_to(accelerator, rein_hf.from_pretrained(args.model, backbone=args.backbone), args.compile)
+    model = rein_hf.from_pretrained(args.model, backbone=args.backbone)
+    model = move_to(accelerator, model, args.compile, args.cuda_graphs)
     processor = AutoImageProcessor.from_pretrained(args.model)
     targets = label_map_paths(domain, Path(args.output_dir))
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)

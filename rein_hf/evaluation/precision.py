@@ -28,7 +28,9 @@ def accelerator_for(mixed_precision: str) -> Accelerator:
     return Accelerator(mixed_precision=mixed_precision)
 
 
-def move_to(accelerator: Accelerator, model: nn.Module, compiled: bool = False) -> nn.Module:
+def move_to(
+    accelerator: Accelerator, model: nn.Module, compiled: bool = False, cuda_graphs: bool = False
+) -> nn.Module:
     """A segmenter on the device of an accelerator, prepared for inference in the accelerator's mixed precision; see
     [`rein_hf.inference.prepare_for_inference`].
 
@@ -36,6 +38,14 @@ def move_to(accelerator: Accelerator, model: nn.Module, compiled: bool = False) 
         accelerator: from [`accelerator_for`].
         model: from [`rein_hf.from_pretrained`]; it is changed in place.
         compiled (`bool`): compile it too, see [`rein_hf.inference.compile_segmenter`].
+        cuda_graphs (`bool`): or record CUDA graphs of it, see there.
+
+    Raises:
+        ValueError: both are asked for; or graphs, and the accelerator has no GPU.
     """
+    if compiled and cuda_graphs:
+        raise ValueError("--compile and --cuda_graphs are both true; what is compiled has CUDA graphs. Leave one out.")
     model = prepare_for_inference(model, AUTOCAST_TYPES.get(accelerator.mixed_precision)).to(accelerator.device)
+    if cuda_graphs:
+        return compile_segmenter(model, backend="cudagraphs")
     return compile_segmenter(model) if compiled else model

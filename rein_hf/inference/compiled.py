@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 
 from ..head import class_and_mask_logits, head_of
+from .cuda_graphs import GraphedInference
 
 
 # On a GPU the compiled model is one CUDA graph, whose kernels are launched together and not one by one from Python.
 MODES = {"cuda": "reduce-overhead"}
-# The backend that makes a CUDA graph of the kernels that there are, which takes seconds, instead of compiling others.
+# CUDA graphs of the kernels that there are, without a compiler. The backend of torch that has this name takes weights
+# for inputs and copies all of them at every call.
 GRAPH_ONLY = "cudagraphs"
 
 
@@ -39,24 +43,29 @@ def compile_segmenter(model: nn.Module, mode: str | None = None, backend: str = 
     """Compiles in place what inference computes with a model, from pixels to logits, as one graph without breaks.
 
     All that predicts with the model uses it from then on: [`segment`], [`slide_inference`], [`evaluate_domain`].
-    Training, and `model(...)` itself, do not. The first image takes a minute or more. With the second size of images
-    sizes become symbols, which takes as long again; each further size then takes a moment. That pays off for hundreds
-    of images. Adapters can be switched; each is compiled when it is used first. A hierarchical backbone is compiled
-    for every size anew, since torch cannot express the windows of its attention in symbols.
+    Training, and `model(...)` itself, do not. Adapters can be switched; each is compiled when it is used first.
+
+    - With torch's own backend the first image takes a minute or more. With the second size of images sizes become
+      symbols, which takes as long again; each further size then takes a moment. That pays off for hundreds of images.
+      A hierarchical backbone is compiled for every size anew, since torch cannot express the windows of its attention
+      in symbols.
+    - `backend="cudagraphs"` compiles nothing: on a GPU it records the kernels of the second image of a size, in about
+      the time of three images, and launches all of them at once for later ones. Results are the same bit for bit.
+      Hooks of the model's modules do not run then, and weights that are loaded or written into are seen.
 
     Args:
         model: from [`rein_hf.from_pretrained`], in eval mode, on its device, and prepared already if it is to be
             ([`prepare_for_inference`]).
         mode (`str`, *optional*): of `torch.compile` with its own backend. By default "reduce-overhead" on a GPU, which
             means CUDA graphs.
-        backend (`str`): of `torch.compile`. "cudagraphs" compiles no kernels and records those that there are, for
-            every size of images anew; it is ready in a fraction of the time.
+        backend (`str`): of `torch.compile`; or "cudagraphs", see above.
 
     Returns:
         The same model.
 
     Raises:
-        ValueError: the model is in training mode; `mode` is given with a backend that has none.
+        ValueError: the model is in training mode; `mode` is given with a backend that has none; CUDA graphs are asked
+            for, and the model is not on a GPU.
 
     Example:
 
@@ -69,13 +78,13 @@ def compile_segmenter(model: nn.Module, mode: str | None = None, backend: str = 
     """
     if model.training:
         raise ValueError("The model is in training mode; expected model.eval() before it is compiled for inference.")
-    if mode is not None and backend != "inductor":
-        raise ValueError(
-            f"mode is {mode!r} and backend {backend!r}; a mode has an effect with backend='inductor' alone."
-        )
+    check_mode(mode, backend)
+    if backend == GRAPH_ONLY:
+        model.compiled_logits = GraphedInference(model, partial(_logits, model))
+        return model
     if backend == "inductor":
         mode = mode or MODES.get(next(model.parameters()).device.type)
-    dynamic = False if model.config.backbone_config.in_stages or backend == GRAPH_ONLY else None
+    dynamic = False if model.config.backbone_config.in_stages else None
     compiled = torch.compile(_logits, fullgraph=True, dynamic=dynamic, mode=mode, backend=backend)
 
     def compiled_logits(pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -85,3 +94,14 @@ def compile_segmenter(model: nn.Module, mode: str | None = None, backend: str = 
 
     model.compiled_logits = compiled_logits
     return model
+
+
+def check_mode(mode: str | None, backend: str) -> None:
+    """
+    Raises:
+        ValueError: a mode is given with a backend that has none.
+    """
+    if mode is not None and backend != "inductor":
+        raise ValueError(
+            f"mode is {mode!r} and backend {backend!r}; a mode has an effect with backend='inductor' alone."
+        )

@@ -1,4 +1,4 @@
-"""`torch.compile` of a model in training."""
+"""`torch.compile` of a model in training, or CUDA graphs of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from peft import PeftModel
 from torch import nn
 
 from ..head import head_of
+from ..inference.compiled import GRAPH_ONLY, check_mode
+from .graphed_step import GraphedSteps
 
 
 def compile_before_loss(
@@ -18,9 +20,20 @@ def compile_before_loss(
 
     Args:
         model: a segmenter with or without adapter.
-        backend, mode, fullgraph: of `torch.compile`.
+        backend (`str`): of `torch.compile`; or "cudagraphs", which compiles nothing and records the kernels of the
+            second step, forward and backward, to launch them at once in later ones. Numbers stay the same bit for bit.
+            It needs a GPU, batches of few sizes, and one backward pass after each forward pass.
+        mode, fullgraph: of `torch.compile` with a compiler.
+
+    Raises:
+        ValueError: `mode` is given with a backend that has none; CUDA graphs are asked for, and the model is not on a
+            GPU.
     """
+    check_mode(mode, backend)
     segmenter = model.get_base_model() if isinstance(model, PeftModel) else model
     # the loss of a head that classifies pixels is computed outside of the segmenter
     before_loss = segmenter.model if head_of(segmenter.config.model_type).classifies_masks else segmenter
-    before_loss.compile(backend=backend, mode=mode, fullgraph=fullgraph)
+    if backend == GRAPH_ONLY:
+        before_loss._compiled_call_impl = GraphedSteps(before_loss, before_loss._call_impl)
+    else:
+        before_loss.compile(backend=backend, mode=mode, fullgraph=fullgraph)

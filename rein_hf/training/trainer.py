@@ -18,6 +18,7 @@ from ..backbone import backbone_of, cast_frozen_weights
 from ..data import Domain, class_masks
 from ..evaluation import evaluate_domain
 from ..head import ReinCriterion, pixel_loss
+from ..inference.compiled import GRAPH_ONLY
 from ..labels import IGNORE
 from .compiling import compile_before_loss
 from .divergence import LossGuard
@@ -57,7 +58,8 @@ class SegmentationTrainer(CheckpointingTrainer):
     - A moving average of the trained weights, if there is one, is what is evaluated, saved and left in the model.
     - `activation_checkpointing` covers the backbone and Rein, not the head.
     - `torch_compile` compiles the model up to its outputs, in place and as one graph. The loss stays as it is: its
-      matching is on the host, and with the number of masks it changes from batch to batch.
+      matching is on the host, and with the number of masks it changes from batch to batch. With
+      `torch_compile_backend="cudagraphs"` nothing is compiled, see [`compile_before_loss`].
     - Each evaluation leaves pictures and curves in the run's folder, see [`rein_hf.training.progress`].
     - One process trains on one device: the stock Trainer would multiply the batch by the number of visible GPUs.
 
@@ -72,7 +74,8 @@ class SegmentationTrainer(CheckpointingTrainer):
 
     Raises:
         FloatingPointError: in training, when a loss is not finite.
-        ValueError: in evaluation, without domains; a moving average is asked for with DeepSpeed.
+        ValueError: in evaluation, without domains; a moving average is asked for with DeepSpeed; CUDA graphs are asked
+            for on a CPU, with a sharded model or with checkpointing of activations.
     """
 
     def __init__(
@@ -102,7 +105,7 @@ class SegmentationTrainer(CheckpointingTrainer):
             # autocast would cast them at every step; of a model without adapter they are saved, in float32
             cast_frozen_weights(backbone_of(self.model), torch.bfloat16)
         if args.torch_compile:
-            self._compile(fullgraph=not is_sharded)
+            self._compile(is_sharded)
         if self.is_fsdp_enabled:
             # FSDP2 asks for the word embeddings, of which the stock model says by an exception that it has none
             self.model.get_input_embeddings = lambda: None
@@ -133,13 +136,19 @@ class SegmentationTrainer(CheckpointingTrainer):
             )
         return self.optimizer
 
-    def _compile(self, fullgraph: bool) -> None:
+    def _compile(self, is_sharded: bool) -> None:
         """Compiles what comes before the loss, where accelerate would compile the whole model."""
         self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO
         for name in ("ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_DYNAMO_MODE"):  # set by the arguments, for any later run
             os.environ.pop(name, None)
-        arguments = self.args.torch_compile_backend, self.args.torch_compile_mode
-        compile_before_loss(self.model, *arguments, fullgraph=fullgraph)
+        backend, mode = self.args.torch_compile_backend, self.args.torch_compile_mode
+        if backend == GRAPH_ONLY and (is_sharded or self.args.activation_checkpointing):
+            found = "the model is sharded" if is_sharded else "activation_checkpointing is on"
+            raise ValueError(
+                f"torch_compile_backend is {backend!r} and {found}: neither weights that come and go nor a forward "
+                "pass that is repeated can be recorded as a CUDA graph. Leave one of the two out."
+            )
+        compile_before_loss(self.model, backend, mode, fullgraph=not is_sharded)
 
     # ---- a step ----
 

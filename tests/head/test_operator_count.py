@@ -13,7 +13,9 @@ from transformers import Dinov2Config, Dinov2Model
 import rein_hf
 from rein_hf.backbone import backbone_of, cast_frozen_weights
 from rein_hf.inference import prepare_for_inference
+from rein_hf.training import compile_before_loss
 from tests.support.operator_count import OperatorCount, launches_kernel, path_of_cuda
+from tests.support.recorded_operators import recording_on
 
 
 WIDTHS = ("feature_size", "mask_feature_size", "hidden_dim", "encoder_feedforward_dim", "dim_feedforward")
@@ -75,6 +77,22 @@ def test_a_training_step(model, monkeypatch):
     assert counts["matching"].total <= 116, counts["matching"].names
     assert counts["criterion"].total <= 195, counts["criterion"].names
     assert step.total <= 3250, step.names
+
+
+def test_a_recorded_training_step(model, monkeypatch):
+    """What is launched besides two CUDA graphs, one for each pass: class predictions, loss and matching."""
+    recording_on("cpu", monkeypatch)
+    model = copy.deepcopy(model).train()
+    compile_before_loss(model, backend="cudagraphs")
+    pixel_values = torch.randn(4, 3, 64, 64)
+    with path_of_cuda():
+        for _ in range(3):
+            with OperatorCount() as step:
+                with torch.autocast("cpu", torch.bfloat16):
+                    loss = model(pixel_values=pixel_values, **targets()).loss
+                loss.backward()
+            model.zero_grad()
+    assert step.total <= 455, step.names
 
 
 def test_a_further_decoder_output_costs_few_operators(model):

@@ -14,6 +14,8 @@ from rein_hf.commands.benchmark_variants import SIZES, VARIANTS, Setting, build_
 from rein_hf.head import ReinCriterion
 from rein_hf.head.mask2former import FAST_MODULES
 from rein_hf.views.plots import plot_benchmark
+from tests.support.operator_count import path_of_cuda
+from tests.support.recorded_operators import recording_on
 from tests.support.runs import HEAD
 
 
@@ -165,22 +167,38 @@ def test_the_plan_of_a_gpu_names_variants_that_there_are(name, mode):
         assert names and set(names) <= set(VARIANTS[kind]) and setting.size in SIZES
     expected = {"Rein", "EoMT of transformers"} | ({"LoRA", "full"} if name == "gpu" else set())
     assert expected <= {name for *_, names in plan for name in names}
-    assert ("inference", Setting("large", 512, 1, "bfloat16", mode, "cpu"), ["Rein and head"]) in plan
+    wanted = Setting("large", 512, 1, "bfloat16", mode, "cpu")
+    assert any(kind == "inference" and setting == wanted and "Rein and head" in names for kind, setting, names in plan)
 
 
-def test_graphs_need_a_gpu(tmp_path):
+def test_graphs_and_plans_need_a_gpu(tmp_path):
     with pytest.raises(ValueError, match=r"modes is \['graph'\] and device 'cpu'; expected --device cuda"):
         run(tmp_path, "--modes", "graph")
+    with pytest.raises(ValueError, match=r"plan is 'gpu-compile' and device 'cpu'; expected --device cuda"):
+        run(tmp_path, "--plan", "gpu-compile")
 
 
-def test_a_variant_as_a_graph_is_recorded_and_not_compiled(monkeypatch):
-    told = []
-    monkeypatch.setattr(benchmark_variants, "compile_segmenter", lambda model, **options: told.append(options))
-    monkeypatch.setattr(benchmark_variants, "compile_before_loss", lambda model, **options: told.append(options))
-    setting = TINY._replace(mode="graph")
-    VARIANTS["inference"]["Rein and head"].make(setting, partial(build_model, setting))
-    VARIANTS["training"]["Rein"].make(setting, partial(build_model, setting))
-    assert told == [{"backend": "cudagraphs"}] * 2
+GRAPHED = {
+    (part.kind, name): part for part in benchmark_plan.PLANS["gpu"] if part.mode == "graph" for name in part.variants
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "name"), GRAPHED)
+def test_what_the_plan_has_as_a_graph_can_be_recorded(monkeypatch, kind, name):
+    """And predicts the same."""
+    setting, found = TINY._replace(dtype="bfloat16"), []
+    _, calls = recording_on("cpu", monkeypatch)
+    for mode in ("eager", "graph"):
+        setting = setting._replace(mode=mode)
+        torch.manual_seed(0)
+        with path_of_cuda():
+            call = VARIANTS[kind][name].make(setting, partial(build_model, setting))
+            torch.manual_seed(0)
+            found.append([call() for _ in range(4)][-1])
+        assert len(calls) == (0 if mode == "eager" else 2 if kind == "training" else 1)
+    for one, other in zip(*found, strict=True) if kind == "inference" else ():
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 def test_a_compiled_variant_is_the_compiled_model(monkeypatch):

@@ -21,6 +21,7 @@ from rein_hf.inference import ahead
 from rein_hf.labels import palette_of
 from rein_hf.views import block_views_of_photo, explanation_sheet
 from tests.support.models import make_decided, perturb
+from tests.support.recorded_operators import recording_on
 
 
 NAMES = ["road", "car", "sky"]
@@ -139,6 +140,30 @@ def test_a_compiled_model_counts_the_same(adapter, data, tmp_path, monkeypatch):
         found.append(evaluate.main(arguments)[adapter])
     assert len(calls) == 1 and found[0] == found[1]
     torch.compiler.reset()
+
+
+def test_a_recorded_model_counts_the_same(adapter, data, tmp_path, monkeypatch):
+    _, recorded = recording_on("cpu", monkeypatch)
+    arguments = ("--models", adapter, "--domains", str(data), "--crop", "64", "--sheet_rows", "0")
+    found = [
+        run(*arguments, "--bf16", "true", *words, "--output_dir", str(tmp_path / f"eval{len(words)}"))[adapter]
+        for words in ((), ("--cuda_graphs", "true"))
+    ]
+    assert found[0] == found[1] and recorded
+    assert '"cuda_graphs": true' in (tmp_path / "eval2" / "settings.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "the model is on cpu; they need a GPU"),
+        (("--compile", "true"), "--compile and --cuda_graphs are both true"),
+    ],
+)
+def test_graphs_that_cannot_be_recorded_are_refused(adapter, data, tmp_path, words, message):
+    arguments = ("--models", adapter, "--domains", str(data), "--output_dir", str(tmp_path / "out"))
+    with pytest.raises(ValueError, match=message):
+        run(*arguments, "--cuda_graphs", "true", *words)
 
 
 def test_evaluate_counts_what_segment_finds(adapter, data, tmp_path):
