@@ -25,6 +25,7 @@ from transformers.models.sam2.modeling_sam2 import Sam2MultiScaleBlock
 from transformers.models.siglip.modeling_siglip import SiglipVisionEmbeddings
 from transformers.models.vit.modeling_vit import ViTEmbeddings
 
+from ..tuner import without_autocast
 from .relative_positions import TraceableBeitBias, TraceableSamAttention, TraceableSamSdpaAttention
 from .windows import TraceableHieraBlock, TraceableSamLayer
 
@@ -58,7 +59,7 @@ class ScaleFactorPositions:
         )
         class_position, grid = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
         grid = grid.reshape(side, -1).float()
-        with torch.autocast(grid.device.type, enabled=False):  # under autocast interpolation is in float32 too
+        with without_autocast(grid.device.type):  # under autocast interpolation is in float32 too
             grid = (down @ grid).unflatten(1, (side, -1))
             # `bmm`, because `matmul` would ask whether sizes are 1
             grid = torch.bmm(across.expand(rows, -1, -1), grid)

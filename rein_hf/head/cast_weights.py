@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from .transforms import is_transformed
+from ..backbone.transforms import is_transformed
+from ..tuner import is_autocast_enabled
 
 
 class CastWeights:
@@ -31,7 +32,7 @@ class CastWeights:
         device = inputs.device
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return
-        if not torch.is_autocast_enabled(device.type) or not saves_time(device):
+        if not is_autocast_enabled(device.type) or not saves_time(device):
             return
         if getattr(module, "autocast_dtype", None) is not None:  # all weights are in it, and inputs are still to cast
             self.dtype = torch.get_autocast_dtype(device.type)

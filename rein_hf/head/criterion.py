@@ -26,6 +26,7 @@ from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
 from ..labels import IGNORE
+from ..tuner import without_autocast
 from .matcher import Pairs, ReinMatcher, Targets, at_least_float32, grid_of, sample_grid, sample_points
 
 
@@ -42,7 +43,7 @@ def pixel_loss(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor |
         num_items_in_batch (*optional*): number of pixels of the whole step, in all its micro-batches and processes; of
             `labels` by default.
     """
-    with torch.autocast(labels.device.type, enabled=False):
+    with without_autocast(labels.device.type):
         loss = F.cross_entropy(at_least_float32(outputs.logits), labels, ignore_index=IGNORE, reduction="sum")
     return loss / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
@@ -128,7 +129,7 @@ class ReinCriterion(Mask2FormerLoss):
         else:
             num_masks, share = self.averages[0], self.totals(class_labels)[1] / self.averages[1]
         dtype = torch.promote_types(masks_queries_logits.dtype, torch.float32)
-        with torch.autocast(masks_queries_logits.device.type, enabled=False):
+        with without_autocast(masks_queries_logits.device.type):
             matched = sum(min(len(classes), masks_queries_logits.shape[1]) for classes in class_labels)
             random = self.num_points - int(self.importance_sample_ratio * self.num_points)
             numbers = (self.num_points, int(self.num_points * self.oversample_ratio), random)

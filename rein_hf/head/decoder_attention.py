@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerAttention
 
+from ..backbone.transforms import is_transformed
 from .cast_weights import NO_CASTS, CastWeights
-from .transforms import is_transformed
 
 
 class CrossAttention(nn.MultiheadAttention):

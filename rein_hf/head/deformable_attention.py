@@ -12,9 +12,9 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention,
 )
 
+from ..backbone.transforms import is_transformed
 from .cast_weights import NO_CASTS, CastWeights
 from .deformable_sampling import has_kernel, sample_and_sum, sample_and_sum_in_torch
-from .transforms import is_transformed
 
 
 class DeformableAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention):

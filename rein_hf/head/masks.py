@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerMaskPredictor
 
+from ..backbone.transforms import is_transformed
 from .cast_weights import NO_CASTS, CastWeights
-from .transforms import is_transformed
 
 
 class MaskPredictor(Mask2FormerMaskPredictor):

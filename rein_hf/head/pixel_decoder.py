@@ -26,9 +26,9 @@ from transformers.models.mask2former.modeling_mask2former import (
 )
 
 from ..backbone import own_autocast, rescale
+from ..backbone.transforms import is_transformed
 from .cast_weights import NO_CASTS, CastWeights
 from .positions import reference_points
-from .transforms import is_transformed
 
 
 class PixelDecoder(Mask2FormerPixelDecoder):

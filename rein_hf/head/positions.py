@@ -8,7 +8,7 @@ import torch
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerSinePositionEmbedding
 from transformers.pytorch_utils import compile_compatible_method_lru_cache
 
-from .transforms import makes_ordinary_tensors
+from ..backbone.transforms import makes_ordinary_tensors
 
 
 class SinePositions(Mask2FormerSinePositionEmbedding):

@@ -162,6 +162,7 @@ class GraphedCalls(ABC):
 
     Raises:
         ValueError: the model is not on a GPU.
+        RuntimeError: when a call cannot be recorded.
     """
 
     def __init__(self, model: nn.Module, call: Callable[..., object]) -> None:
@@ -205,8 +206,14 @@ class GraphedCalls(ABC):
                 return self.call(*args, **kwargs)
 
         self._state = ModelState(self.model)  # with adapters that are new
-        with torch.inference_mode(False):
-            return self.graph(call, _tensors(values))
+        try:
+            with torch.inference_mode(False):
+                return self.graph(call, _tensors(values))
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"No CUDA graph of this {type(self.model).__name__} could be recorded: {error} A part or a hook of it "
+                "waits for the GPU or copies from the host, or memory is short. Do without CUDA graphs."
+            ) from error
 
     def depends_on(self) -> tuple:
         """What a graph depends on besides its inputs and the state of the model."""

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ..head import head_of
 from ..images import image_tensor, upright_rgb
 from ..labels import MAX_CLASSES
+from ..tuner import without_autocast
 from .budget import windows_at_once
 from .compiled import predict_logits
 from .strips import resize_pixels, resized_strips
@@ -36,7 +37,7 @@ def semantic_scores(
     Returns:
         `torch.Tensor` of shape `(B, K, *size)`, each score at least 0, in memory channels last.
     """
-    with torch.autocast(masks_queries_logits.device.type, enabled=False):  # it would sum in bfloat16
+    with without_autocast(masks_queries_logits.device.type):  # it would sum in bfloat16
         classes = class_queries_logits.softmax(dim=-1)[..., :-1]
         scores = classes.new_empty(len(classes), *size, classes.shape[-1])
         for rows, masks in resized_strips(masks_queries_logits, size):

@@ -7,7 +7,7 @@ only), so the three tables that method would fill are filled here.
 
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
-from .base import NO_DATA_PARALLEL, BackboneTunerLayer, fix_weights
+from .base import NO_DATA_PARALLEL, BackboneTunerLayer, fix_weights, is_autocast_enabled, without_autocast
 from .base_config import BackboneTunerConfig
 from .base_model import BackboneTuner
 from .block_list import BlockListLayer
@@ -30,7 +30,9 @@ __all__ = [
     "ReinQueries",
     "ReinStages",
     "fix_weights",
+    "is_autocast_enabled",
     "query_weights",
+    "without_autocast",
 ]
 
 PEFT_TYPE_TO_CONFIG_MAPPING[ReinPeftType.REIN] = ReinConfig

@@ -210,6 +210,11 @@ def is_autocast_enabled(device_type: str) -> bool:
     return torch.is_autocast_enabled(device_type)
 
 
+def without_autocast(device_type: str) -> AbstractContextManager:
+    """A context in which a type of device computes without autocast; for one that has none, nothing."""
+    return torch.autocast(device_type, enabled=False) if is_autocast_enabled(device_type) else nullcontext()
+
+
 def linear_weight(linear: nn.Module) -> torch.Tensor:
     """The weight of one of Rein's linear layers, read without calling the layer.
 

@@ -6,7 +6,6 @@ q width of the object queries.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -19,6 +18,7 @@ from .base import (
     linear_weight,
     prepend_forward_hook,
     with_weights,
+    without_autocast,
 )
 from .block_list import BlockListLayer
 from .config import ReinConfig
@@ -198,7 +198,7 @@ class ReinLayer(ReinTunerLayer, BlockListLayer):
         Returns:
             (B, N, m) or (B, H, W, m), in the type of the adapter's weights, under autocast too.
         """
-        with torch.autocast(output.device.type, enabled=False):
+        with without_autocast(output.device.type):
             factors = self.factors(adapter_name, self.refined_blocks(adapter_name).index(index))
             factors = factors.to(output.device, factors.weight.dtype)
             return factors.attention(output[:, self.num_prefix_tokens :].to(factors.weight.dtype))
@@ -224,7 +224,7 @@ class ReinLayer(ReinTunerLayer, BlockListLayer):
                 "to cast the features. Make both of one type, or leave the casting on."
             )
         # all is cast here once: autocast would cast the features at every use, and autograd store every result
-        with torch.autocast(device.type, enabled=False) if autocast else nullcontext():
+        with without_autocast(device.type):
             factors = self._shared_factors.of_block(
                 self.factors, adapter, self.refined_blocks(adapter), index, device, dtype, self.weights_are_fixed
             )

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 
 import torch
 from torch import nn
 
-from .base import is_autocast_enabled
+from .base import without_autocast
 from .factors import Factors, RefinementWeights
 
 
@@ -116,9 +115,7 @@ class _FactorsOfWeights(torch.autograd.Function):
                 "the forward pass. Call backward() before the optimizer's step(), and run the model anew after it."
             )
         create_graph = torch.is_grad_enabled()
-        device = tensors[0].device.type
-        autocast = torch.autocast(device, enabled=False) if is_autocast_enabled(device) else nullcontext()
-        with torch.enable_grad(), autocast:
+        with torch.enable_grad(), without_autocast(tensors[0].device.type):
             # views, since hooks of the parameters run when autograd reaches these, and only then
             aliases = [tensor.view_as(tensor) for tensor in tensors]
             outputs = Factors.of_weights(ctx.weights.with_tensors(aliases)).tensors()

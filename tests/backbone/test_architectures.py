@@ -14,6 +14,7 @@ from rein_hf import ReinConfig, ReinLayer
 from rein_hf.backbone import load_vit
 from rein_hf.tuner.architectures import ARCHITECTURES, find_vision_encoder
 from tests.support import vision_encoders
+from tests.support.fake_cuda import FakeCuda
 from tests.support.models import BuiltOnce, adapter_parameters, perturb, trainable_names
 from tests.support.runs import HEAD
 
@@ -80,6 +81,16 @@ def outputs(model, images):
     model = copy.deepcopy(model).eval().requires_grad_(False)
     output = model(pixel_values=images)
     return torch.cat([output.class_queries_logits.flatten(), output.masks_queries_logits.flatten()])
+
+
+def test_no_feature_or_gradient_needs_the_host(model, images):
+    """A GPU would wait for what is computed there, and no CUDA graph could be recorded."""
+    backbone, images, host = encoder(model.to("meta").train()), images.to("meta"), FakeCuda()
+    with host:
+        maps = backbone(images).feature_maps
+        sum(one.mean() for one in maps).backward()
+    assert not host.on_host
+    assert all(weight.grad.shape == weight.shape for weight in backbone.parameters() if weight.grad is not None)
 
 
 def test_every_architecture_is_tested():

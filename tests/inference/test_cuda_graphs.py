@@ -187,6 +187,20 @@ def test_values_and_names_of_arguments(recorded):
     assert len(calls) == 4
 
 
+def test_what_waits_for_the_gpu_is_refused(rein_model, recorded):
+    device, _ = recorded
+    compile_segmenter(rein_model.to(device), backend="cudagraphs")
+    block = next(module for module in rein_model.modules() if hasattr(module, "norm1"))
+    hook = block.register_forward_hook(lambda module, args, output: print(output.sum().item()))
+    with torch.no_grad():
+        rein_model.compiled_logits(images(device, 1, 3, 64, 64))
+        with pytest.raises(RuntimeError, match="No CUDA graph of this .* could be recorded: .* or a hook of it waits"):
+            rein_model.compiled_logits(images(device, 1, 3, 64, 64))
+    hook.remove()
+    for _ in range(2):
+        check(rein_model, images(device, 1, 3, 64, 64))
+
+
 def test_a_cpu_has_none(rein_model):
     with pytest.raises(ValueError, match=r"CUDA graphs were asked for .* and the model is on cpu; they need a GPU"):
         compile_segmenter(rein_model, backend="cudagraphs")

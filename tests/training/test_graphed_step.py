@@ -6,11 +6,13 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.utils._pytree import tree_leaves
 
 from rein_hf import ReinConfig, add_rein
 from rein_hf.backbone import backbone_of, cast_frozen_weights
 from rein_hf.head import pixel_loss
 from rein_hf.training import compile_before_loss
+from tests.support.fake_cuda import FakeCuda
 from tests.support.models import perturb
 from tests.support.operator_count import path_of_cuda
 from tests.support.recorded_operators import DEVICES, recording_on
@@ -74,6 +76,22 @@ TUNINGS = {
     "lora": lora,
     "full": lambda segmenter: segmenter,
 }
+
+
+@pytest.mark.parametrize("tuning", TUNINGS)
+def test_nothing_is_asked_of_the_host(segmenter, tuning):
+    """Forward and backward, on a device that computes nothing and takes the branches of a GPU."""
+    TUNINGS[tuning](segmenter).to("meta").train()
+    before_loss, host = segmenter.model, FakeCuda()
+    with host:
+        output = before_loss(pixel_values=torch.empty(2, 3, 64, 64, device="meta"), output_hidden_states=True)
+        results = [one for one in tree_leaves(output) if isinstance(one, torch.Tensor) and one.requires_grad]
+        weights = [weight for weight in before_loss.parameters() if weight.requires_grad]
+        found = torch.autograd.grad(results, weights, [torch.zeros_like(one) for one in results], allow_unused=True)
+    assert not host.on_host and len(results) > 3 and any(gradient is not None for gradient in found)
+    assert all(
+        gradient is None or gradient.shape == weight.shape for gradient, weight in zip(found, weights, strict=True)
+    )
 
 
 @pytest.mark.parametrize("tuning", TUNINGS)
