@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -21,7 +22,9 @@ class TrainingGraph(Graph):
 
     Args:
         recorder ([`Recorder`]), call, inputs: as of [`Graph`].
-        model: whose weights have gradients.
+        weights: what gradients are computed of.
+        leaves: what the call uses in their place, see [`separate_leaves`].
+        buffers: what the call may write into.
     """
 
     def __init__(
@@ -29,10 +32,11 @@ class TrainingGraph(Graph):
         recorder: Recorder,
         call: Callable[..., object],
         inputs: list[torch.Tensor],
-        model: nn.Module,
+        weights: list[nn.Parameter],
+        leaves: list[nn.Parameter],
+        buffers: list[torch.Tensor],
     ) -> None:
-        self._weights = [weight for weight in model.parameters() if weight.requires_grad]
-        self._buffers = list(model.buffers())
+        self._weights, self._leaves, self._buffers = weights, leaves, buffers
         super().__init__(recorder, call, inputs)
 
     def _compute(self, call: Callable[[], object]) -> None:
@@ -48,7 +52,7 @@ class TrainingGraph(Graph):
 
     def _gradients(self, outputs: list[torch.Tensor], gradients: list[torch.Tensor]) -> tuple:
         with torch.autocast(self.recorder.device.type, enabled=False):  # on in the call alone, as torch advises
-            return torch.autograd.grad(outputs, self._weights, gradients, allow_unused=True)
+            return torch.autograd.grad(outputs, self._leaves, gradients, allow_unused=True)
 
     def _record(self, call: Callable[[], object]) -> None:
         super()._record(call)
@@ -128,4 +132,29 @@ class GraphedSteps(GraphedCalls):
         return *super().depends_on(), *(weight.requires_grad for weight in self.model.parameters())
 
     def graph(self, call: Callable[..., object], inputs: list[torch.Tensor]) -> Graph:
-        return TrainingGraph(self.recorder, call, inputs, self.model)
+        with separate_leaves(self.model) as leaves:
+            weights, buffers = list(leaves), list(self.model.buffers())
+            return TrainingGraph(self.recorder, call, inputs, weights, list(leaves.values()), buffers)
+
+
+@contextmanager
+def separate_leaves(model: nn.Module) -> Iterator[dict[nn.Parameter, nn.Parameter]]:
+    """Other parameters, of the same memory, in the place of those that require gradients.
+
+    Where a weight's gradient is added, autograd remembers on which stream it was used first, for as long as a former
+    step's loss or `DistributedDataParallel` refers to that: it would make this stream wait for one that is recorded.
+    """
+    leaves = {weight: nn.Parameter(weight.detach()) for weight in model.parameters() if weight.requires_grad}
+    entries = [
+        (module._parameters, name, weight)
+        for module in model.modules()
+        for name, weight in module._parameters.items()
+        if weight in leaves
+    ]
+    try:
+        for parameters, name, weight in entries:
+            parameters[name] = leaves[weight]
+        yield leaves
+    finally:
+        for parameters, name, weight in entries:
+            parameters[name] = weight

@@ -13,7 +13,7 @@ from rein_hf.backbone import backbone_of, cast_frozen_weights
 from rein_hf.head import pixel_loss
 from rein_hf.training import compile_before_loss
 from tests.support.fake_cuda import FakeCuda
-from tests.support.models import perturb
+from tests.support.models import perturb, trainable_names
 from tests.support.operator_count import path_of_cuda
 from tests.support.recorded_operators import DEVICES, recording_on
 from tests.support.runs import adapter_weights, run_recipe
@@ -57,7 +57,10 @@ def gradients(model):
 
 
 def assert_close(found, expected, tolerance=1e-5):
-    """Gradients come back in another layout of memory, which decides in which order a bias's are added."""
+    """Gradients come back in another layout of memory, which decides in which order a bias's are added; on a GPU other
+    sums differ from call to call."""
+    if next(iter(expected.values())).is_cuda:
+        tolerance = max(tolerance, 1e-3)
     assert found.keys() == expected.keys() and expected
     for name in expected:
         difference = torch.linalg.vector_norm((found[name] - expected[name]).double())
@@ -158,6 +161,25 @@ def test_other_sizes_and_other_trained_weights_are_recorded_anew(rein_model, rec
             step(one, device, seed)
         assert_close(gradients(graphed), gradients(model))
     assert len(calls) == 6 and not gradients(graphed).keys() & set(frozen)
+
+
+def test_a_loss_that_is_kept_and_hooks_of_weights(rein_model, recorded):
+    """Autograd's nodes of a former step live as long as its loss."""
+    device, calls = recorded
+    model, graphed = pair_of(rein_model, device)
+    weights = [one.get_parameter(next(iter(trainable_names(one)))) for one in (model, graphed)]
+    seen = [[], []]
+    for weight, gradients_of in zip(weights, seen, strict=True):
+        weight.register_hook(gradients_of.append)
+    losses = []
+    for seed in range(3):
+        for one in (model, graphed):
+            torch.manual_seed(seed)
+            losses.append(one(**batch(device, seed)).loss)
+            losses[-1].backward()
+    assert_close(gradients(graphed), gradients(model))
+    assert len(calls) == 2 and [len(one) for one in seen] == [3, 3]
+    assert all(parameter.grad is not None for parameter in weights)
 
 
 def test_evaluation_between_steps_is_computed_as_always(rein_model, recorded):
