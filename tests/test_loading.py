@@ -1,6 +1,8 @@
 """rein_hf.loading: each way to save a segmenter comes back bit for bit; what is not whole is refused."""
 
 import json
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -22,6 +24,13 @@ def logits(model, pixel_values) -> torch.Tensor:
     with torch.no_grad():
         output = model.eval().requires_grad_(False)(pixel_values=pixel_values)
     return torch.cat([output.class_queries_logits.flatten(), output.masks_queries_logits.flatten()])
+
+
+def test_the_package_imports_nothing_that_only_training_and_plots_need():
+    """They would take half a second until a photo is segmented."""
+    code = "import sys, rein_hf; print({'datasets', 'pandas', 'matplotlib', 'gradio'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 # With its backbone

@@ -9,7 +9,6 @@ from .layouts import LAYOUTS
 from .loaders import load_domain, load_folder, load_hub, load_layout
 from .samples import Collator, TrainingSamples, class_masks
 from .transforms import Augmentation
-from .workers import default_workers
 
 
 __all__ = [
@@ -24,7 +23,6 @@ __all__ = [
     "TrainingSamples",
     "class_masks",
     "corrupt",
-    "default_workers",
     "describe_odd_ids",
     "label_warnings",
     "load_domain",

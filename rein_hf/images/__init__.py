@@ -16,6 +16,7 @@ from .opening import (
 )
 from .png import decode_png
 from .resizing import affine_sample, fitted_size
+from .workers import default_workers
 
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "STORED_ORIENTATION",
     "affine_sample",
     "decode_png",
+    "default_workers",
     "fitted_size",
     "image_tensor",
     "is_hidden",

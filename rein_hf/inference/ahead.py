@@ -10,8 +10,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from ..data import default_workers
-from ..images import image_tensor, upright_rgb
+from ..images import default_workers, image_tensor, upright_rgb
 from .budget import windows_at_once
 from .strips import resize_pixels
 from .transfer import pixel_values_of

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..data import default_workers
+from ..images import default_workers
 
 
 # Fields that do what transformers documents.

@@ -1,8 +1,8 @@
-"""rein_hf.data.workers: as many as there are cores for."""
+"""rein_hf.images.workers: as many as there are cores for."""
 
 import pytest
 
-from rein_hf.data import default_workers, workers
+from rein_hf.images import default_workers, workers
 
 
 @pytest.mark.parametrize(
