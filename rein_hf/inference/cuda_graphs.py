@@ -19,6 +19,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from ..tuner import BackboneTunerLayer
+
 
 # Graphs of a model that are kept. They share the memory of what is computed on the way.
 MAX_GRAPHS = 16
@@ -69,7 +71,8 @@ class Recorder:
 
 
 class ModelState:
-    """What a graph of a model depends on besides its inputs: the model's parts, tensors and adapters."""
+    """What a graph of a model depends on besides its inputs: the model's parts, tensors and adapters. What is written
+    into a tensor changes nothing of it, except where a layer may have kept what it computed of that."""
 
     def __init__(self, model: nn.Module) -> None:
         modules = list(model.modules())
@@ -77,11 +80,14 @@ class ModelState:
         self._found = [(entry, name, value) for entry in entries for name, value in entry.items()]
         self._tensors = [(value, value.data_ptr()) for *_, value in self._found if isinstance(value, torch.Tensor)]
         self._adapted = [one for one in modules if isinstance(one, (BaseTunerLayer, AuxiliaryTrainingWrapper))]
+        self._loaded = [(one, one.times_loaded) for one in modules if isinstance(one, BackboneTunerLayer)]
 
     def holds(self) -> bool:
         """Whether all parts and tensors are still there, at the same place in memory."""
-        return all(entry.get(name) is value for entry, name, value in self._found) and all(
-            tensor.data_ptr() == pointer for tensor, pointer in self._tensors
+        return (
+            all(entry.get(name) is value for entry, name, value in self._found)
+            and all(tensor.data_ptr() == pointer for tensor, pointer in self._tensors)
+            and all(layer.times_loaded == times for layer, times in self._loaded)
         )
 
     def adapters(self) -> tuple:

@@ -25,10 +25,13 @@ class BackboneTunerLayer(BaseTunerLayer):
         method (`str`): name of the method, for messages.
         not_mergeable (`str`): what is said to whoever wants to merge.
         configs (`dict[str, PeftConfig]`): configuration of each adapter, by its name.
+        times_loaded (`int`): how often weights were made or loaded, or said to be others: what was computed of them
+            before is of no use.
     """
 
     method: str
     not_mergeable: str
+    times_loaded = 0
     # listed here so that peft deletes it with the adapter
     other_param_names = ("configs",)
     # the handles of what a layer has registered on modules that stay when it is taken off
@@ -86,7 +89,8 @@ class BackboneTunerLayer(BaseTunerLayer):
             parameter._adapter_initial = "to be loaded" if config.inference_mode else "to be trained"
 
     def _forget_computed(self) -> None:
-        """Called when weights are made or loaded, where some are said to be fixed."""
+        """Called when weights are made or loaded."""
+        self.times_loaded += 1
 
     def _check_loaded(self, adapter_name: str) -> None:
         """Refuse an adapter that was loaded in part, or was made for inference and not loaded.

@@ -181,6 +181,7 @@ class ReinLayer(ReinTunerLayer, BlockListLayer):
             return compute_factors(weights, row)
 
     def _forget_computed(self) -> None:
+        super()._forget_computed()
         self._shared_factors.kept.clear()
 
     def refined_blocks(self, adapter_name: str) -> list[int] | range:

@@ -74,6 +74,7 @@ class ReinQueries(nn.Module, ReinTunerLayer):
         self._finish_update(adapter_name)
 
     def _forget_computed(self) -> None:
+        super()._forget_computed()
         self._kept.clear()
 
     def link(self, rein_layers: tuple[ReinLayer, ...]) -> None:

@@ -8,6 +8,7 @@ from unittest import mock
 
 import pytest
 import torch
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
 from rein_hf import ReinConfig, slide_inference
 from rein_hf.backbone import backbone_of
@@ -98,6 +99,21 @@ def test_what_is_written_into_weights_is_seen(rein_model, recorded):
             for parameter in rein_model.parameters():
                 parameter.mul_(1 + 0.01 * step)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("how", ["loaded", "prepared anew"])
+def test_what_is_kept_of_weights_is_computed_anew_with_others(rein_model, recorded, how):
+    device, calls = recorded
+    prepare_for_inference(rein_model.to(device))
+    compile_segmenter(rein_model, backend="cudagraphs")
+    for step in range(2):
+        for _ in range(3):
+            check(rein_model, images(device, 1, 3, 64, 64))
+        others = {name: 1.5 * weight for name, weight in get_peft_model_state_dict(rein_model).items()}
+        set_peft_model_state_dict(rein_model, others)
+        if how == "prepared anew":
+            prepare_for_inference(rein_model)
+        assert len(calls) == 1 + step
 
 
 @pytest.mark.parametrize("change", ["parameter", "data", "module", "buffer"])
