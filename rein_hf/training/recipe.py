@@ -100,7 +100,10 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe
         values = _with_defaults(given, f"outputs/{Path(path).stem}")
         _check_values(values)
         values.update({**_split_batch(values, world_size), **data_workers(values)})
+        precision = torch.backends.fp32_precision
         recipe, args = HfArgumentParser((RecipeArguments, TrainingArguments)).parse_dict(values)
+        # for whoever compiles, transformers switches TF32 on; and it does that once in a process
+        torch.backends.fp32_precision = {None: precision, True: "tf32", False: "ieee"}[args.tf32]
         _check_optimizer(args)
         if args.mixed_precision == "fp16" and args.device.type == "cpu":
             raise ValueError("fp16 is given, but has no effect on a CPU; use bf16.")

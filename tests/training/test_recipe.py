@@ -4,8 +4,9 @@ import copy
 import dataclasses
 
 import pytest
+import torch
 import yaml
-from transformers import TrainingArguments
+from transformers import TrainingArguments, training_args
 
 import rein_hf.data
 from rein_hf.commands import train
@@ -277,3 +278,16 @@ def test_a_recipe_on_a_cpu_has_no_workers(file, monkeypatch):
     assert read_recipe(file(), ["--dataloader_num_workers", "2"])[1].dataloader_num_workers == 2
     monkeypatch.setattr(recipe_module, "data_workers", lambda values: {"dataloader_num_workers": 3})
     assert read_recipe(file(), ["--dataloader_prefetch_factor", "4"])[1].dataloader_num_workers == 3
+
+
+@pytest.mark.parametrize(("words", "expected"), [((), "none"), (("--tf32", "true"), "tf32")])
+def test_a_compiled_run_computes_in_the_precision_of_others(recipe, monkeypatch, words, expected):
+    """For a run that compiles, transformers switches TF32 on where a GPU has it."""
+    before = torch.backends.fp32_precision
+    seen = []
+    monkeypatch.setattr(training_args, "is_torch_tf32_available", lambda: seen.append(1) or True)
+    try:
+        read_recipe(recipe, ["--torch_compile", "true", *words])
+        assert seen and torch.backends.fp32_precision == expected
+    finally:
+        torch.backends.fp32_precision = before
