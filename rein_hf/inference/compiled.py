@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import nn
 
 from ..head import class_and_mask_logits, head_of
-from .cuda_graphs import GraphedInference
+from .cuda_graphs import GraphedInference, OfOneModel
 
 
 # On a GPU the compiled model is one CUDA graph, whose kernels are launched together and not one by one from Python.
@@ -86,14 +87,18 @@ def compile_segmenter(model: nn.Module, mode: str | None = None, backend: str = 
         mode = mode or MODES.get(next(model.parameters()).device.type)
     dynamic = False if model.config.backbone_config.in_stages else None
     compiled = torch.compile(_logits, fullgraph=True, dynamic=dynamic, mode=mode, backend=backend)
+    model.compiled_logits = _CompiledLogits(model, compiled)
+    return model
 
-    def compiled_logits(pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+
+class _CompiledLogits(OfOneModel):
+    def __init__(self, model: nn.Module, compiled: Callable) -> None:
+        self.model, self.compiled = model, compiled
+
+    def __call__(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         torch.compiler.cudagraph_mark_step_begin()
         # a CUDA graph writes over what it returned the last time
-        return tuple(logits.clone() for logits in compiled(model, pixel_values))
-
-    model.compiled_logits = compiled_logits
-    return model
+        return tuple(logits.clone() for logits in self.compiled(self.model, pixel_values))
 
 
 def check_mode(mode: str | None, backend: str) -> None:

@@ -154,7 +154,14 @@ class Graph:
         self._replay()
 
 
-class GraphedCalls(ABC):
+class OfOneModel:
+    """Belongs to one model: a copy of the model has none."""
+
+    def __deepcopy__(self, memo: dict) -> None:
+        return None
+
+
+class GraphedCalls(OfOneModel, ABC):
     """
     A function that calls a model, recorded and replayed.
 

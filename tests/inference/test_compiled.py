@@ -1,5 +1,7 @@
 """Inference with a compiled model: the same scores, through the same calls."""
 
+import copy
+
 import pytest
 import torch
 
@@ -83,6 +85,14 @@ def test_what_a_graph_returns_is_not_overwritten_by_the_next_call(rein_model):
         kept = [logits.clone() for logits in first]
         rein_model.compiled_logits(images(1, 3, 64, 64) + 1)
     assert memory and all(torch.equal(one, other) for one, other in zip(first, kept, strict=True))
+
+
+def test_a_copy_of_a_compiled_model_computes_with_its_own_weights(rein_model):
+    compile_segmenter(rein_model, backend="eager")
+    copied = copy.deepcopy(rein_model)
+    expected = slide_inference(rein_model, images(1, 3, 64, 64))
+    perturb(rein_model, seed=1)
+    torch.testing.assert_close(slide_inference(copied, images(1, 3, 64, 64)), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_model_in_training_is_refused(rein_model):

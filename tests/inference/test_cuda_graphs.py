@@ -161,6 +161,17 @@ def test_autocast_gradients_and_training_are_computed_as_they_should(rein_model,
     assert len(calls) == 2
 
 
+def test_a_copy_of_a_model_has_no_graphs(rein_model, recorded):
+    device, calls = recorded
+    compile_segmenter(rein_model.to(device), backend="cudagraphs")
+    for _ in range(2):
+        check(rein_model, images(device, 1, 3, 64, 64))
+    copied = copy.deepcopy(rein_model)
+    perturb(copied, seed=1)
+    found, other = (slide_inference(model, images(device, 1, 3, 64, 64)) for model in (rein_model, copied))
+    assert not torch.equal(found, other) and copied.compiled_logits is None and len(calls) == 1
+
+
 def test_memory_that_a_graph_reads_is_kept_for_it(rein_model, recorded):
     """Factors of prepared weights are no parameters, and are forgotten when other weights are loaded."""
     device, calls = recorded
