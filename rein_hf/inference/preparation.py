@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..backbone import cast_frozen_weights
+from ..backbone import backbone_of, cast_frozen_weights, cast_norm_outputs
 from ..tuner import fix_weights
 
 
@@ -14,7 +14,8 @@ def prepare_for_inference(model: nn.Module, dtype: torch.dtype | None = None) ->
 
     - What Rein computes of its weights alone, factors and object queries, is computed once for each adapter.
     - With a `dtype`, weights that autocast of this type would cast for every image are cast once, and the float32
-      weights are gone. Backbone and head compute under autocast of this type from then on.
+      weights are gone; features that it would cast for several layers are cast once for all of them. Backbone and head
+      compute under autocast of this type from then on.
 
     The model can no longer be trained, and should not be saved. Adapters can still be loaded and switched. If weights
     are written into in another way, prepare the model anew.
@@ -40,4 +41,5 @@ def prepare_for_inference(model: nn.Module, dtype: torch.dtype | None = None) ->
     fix_weights(model.eval().requires_grad_(False))
     if dtype is not None:
         cast_frozen_weights(model, dtype)
+        cast_norm_outputs(backbone_of(model), dtype)
     return model
