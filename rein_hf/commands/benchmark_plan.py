@@ -41,6 +41,7 @@ PLANS = {
     ],
     "gpu-compile": [
         Part("inference", 512, 1, "bfloat16", "compile", ("Rein and head",)),
+        Part("inference", 512, 16, "bfloat16", "compile", ("Rein and head",)),
         Part("training", 512, 4, "bfloat16", "compile", ("Rein",)),
         Part("inference", 640, 1, "bfloat16", "compile", ("Rein and head", "EoMT of transformers")),
     ],
