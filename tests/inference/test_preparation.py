@@ -4,9 +4,18 @@ import copy
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 import rein_hf
-from rein_hf import ReinConfig, add_rein, slide_inference
+from rein_hf import (
+    AdaptFormerConfig,
+    ReinConfig,
+    SomaConfig,
+    VPTConfig,
+    add_adapter,
+    add_rein,
+    slide_inference,
+)
 from rein_hf.head import class_and_mask_logits
 from rein_hf.head.cast_weights import CastWeights
 from rein_hf.inference import prepare_for_inference
@@ -36,6 +45,18 @@ def test_logits_are_the_same_bit_for_bit(rein_model, pixel_values, dtype, cuda):
         assert prepare_for_inference(rein_model, dtype) is rein_model
         for _ in range(2):  # the second one takes what the first one kept
             assert_equal(logits_of(rein_model, pixel_values, dtype), expected)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [AdaptFormerConfig(), VPTConfig(), SomaConfig(r=2), LoraConfig(r=2, target_modules=["q_proj", "v_proj"])],
+    ids=lambda config: type(config).__name__,
+)
+def test_logits_of_other_methods_are_the_same_bit_for_bit(segmenter, pixel_values, config):
+    model = (get_peft_model if isinstance(config, LoraConfig) else add_adapter)(segmenter, config)
+    perturb(model)
+    expected = logits_of(model.eval(), pixel_values)
+    assert_equal(logits_of(prepare_for_inference(model, torch.bfloat16), pixel_values), expected)
 
 
 def test_the_whole_model_and_other_heads(rein_model, build, pixel_values):
