@@ -21,8 +21,9 @@ def compile_before_loss(
     Args:
         model: a segmenter with or without adapter.
         backend (`str`): of `torch.compile`; or "cudagraphs", which compiles nothing and records the kernels of the
-            second step, forward and backward, to launch them at once in later ones. Numbers stay the same bit for bit.
-            It needs a GPU, batches of few sizes, and one backward pass after each forward pass.
+            second step, forward and backward, to launch them at once in later ones. Losses stay the same, gradients
+            but for the order in which some sums are made. It needs a GPU, batches of few sizes, and one backward pass
+            after each forward pass.
         mode, fullgraph: of `torch.compile` with a compiler.
 
     Raises:
