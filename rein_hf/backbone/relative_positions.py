@@ -4,15 +4,13 @@ cannot have, or computes on the host what a GPU then waits for: same parameters,
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional as F
 from transformers.models.beit.modeling_beit import BeitRelativePositionBias
 from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionSdpaAttention
 
-from .transforms import makes_ordinary_tensors
+from .transforms import keeps_tensors
 
 
 class SamRelativePositions:
@@ -40,8 +38,7 @@ class TraceableBeitBias(BeitRelativePositionBias):
 
     def generate_relative_position_index(self, window_size: tuple[int, int]) -> torch.Tensor:
         """The rows of the table (N, N) for all pairs of tokens, on its device."""
-        index = _beit_index if makes_ordinary_tensors() else _beit_index.__wrapped__  # which keeps nothing
-        return index(tuple(window_size), self.relative_position_bias_table.device)
+        return _beit_index(tuple(window_size), self.relative_position_bias_table.device)
 
     def forward(
         self, window_size: tuple[int, int], interpolate_pos_encoding: bool = False, dim_size: int | None = None
@@ -64,8 +61,8 @@ class TraceableBeitBias(BeitRelativePositionBias):
         return torch.cat([first, others], dim=1)[None]
 
 
-@lru_cache(maxsize=10)
+@keeps_tensors(10)
 def _beit_index(window_size: tuple[int, int], device: torch.device) -> torch.Tensor:
     stock = BeitRelativePositionBias.generate_relative_position_index.__wrapped__  # without its own cache
-    with torch.inference_mode(False), device:  # cached, so training must be able to use it too
+    with device:
         return stock(window_size)

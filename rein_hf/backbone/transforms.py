@@ -1,7 +1,11 @@
-"""Tells whether a transformation of torch is at work that this library's own operations cannot follow."""
+"""Tells whether a transformation of torch is at work that this library's own operations cannot follow, and keeps
+tensors where none is.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache, wraps
 from itertools import chain
 
 import torch
@@ -33,3 +37,22 @@ def makes_ordinary_tensors() -> bool:
     or under a fake tensor mode cannot."""
     tensor = torch.empty(0)
     return type(tensor) is torch.Tensor and not is_functorch_wrapped_tensor(tensor)
+
+
+def keeps_tensors(maxsize: int) -> Callable[[Callable[..., torch.Tensor]], Callable[..., torch.Tensor]]:
+    """Decorator of a function whose result depends on its arguments alone: the last `maxsize` results are kept, but
+    none that is made while torch compiles, or that is no ordinary tensor."""
+
+    def decorate(compute: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        kept = lru_cache(maxsize)(compute)
+
+        @wraps(compute)
+        def keeping(*arguments) -> torch.Tensor:
+            if torch.compiler.is_compiling() or not makes_ordinary_tensors():
+                return compute(*arguments)
+            with torch.inference_mode(False):  # training must be able to use it too
+                return kept(*arguments)
+
+        return keeping
+
+    return decorate

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import torch
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerSinePositionEmbedding
-from transformers.pytorch_utils import compile_compatible_method_lru_cache
 
-from ..backbone.transforms import makes_ordinary_tensors
+from ..backbone.transforms import keeps_tensors
 
 
 class SinePositions(Mask2FormerSinePositionEmbedding):
@@ -22,21 +21,17 @@ class SinePositions(Mask2FormerSinePositionEmbedding):
         if mask is not None:
             return super().forward(shape, device, dtype, mask)
         batch, _, height, width = shape
-        embed = self._embed_one_image
-        if not torch.compiler.is_compiling() and not makes_ordinary_tensors():
-            embed = embed.__wrapped__  # not to be cached
-        return embed(height, width, device, dtype, *self._settings).expand(batch, -1, -1, -1)
+        return self._embed_one_image(height, width, device, dtype, *self._settings).expand(batch, -1, -1, -1)
 
     @property
     def _settings(self) -> tuple:
         return self.num_position_features, self.normalize, self.scale, self.temperature
 
     @staticmethod
-    @compile_compatible_method_lru_cache(maxsize=6)  # three maps for each of two image sizes
+    @keeps_tensors(6)  # three maps for each of two image sizes
     def _embed_one_image(height: int, width: int, device: torch.device, dtype: torch.dtype, *settings) -> torch.Tensor:
-        with torch.inference_mode(False):  # cached, so training must be able to use it too
-            stock = Mask2FormerSinePositionEmbedding.build_sine_position_embedding.__wrapped__  # without its own cache
-            return stock(torch.Size((1, 0, height, width)), device, dtype, *settings)
+        stock = Mask2FormerSinePositionEmbedding.build_sine_position_embedding.__wrapped__  # without its own cache
+        return stock(torch.Size((1, 0, height, width)), device, dtype, *settings)
 
 
 def reference_points(shapes: Sequence[tuple[int, int]], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
@@ -47,18 +42,14 @@ def reference_points(shapes: Sequence[tuple[int, int]], device: torch.device, dt
         shapes: height and width of each level.
         device, dtype: of the result.
     """
-    points = _reference_points
-    if not torch.compiler.is_compiling() and not makes_ordinary_tensors():
-        points = points.__wrapped__  # not to be cached
-    return points(tuple(shapes), device, dtype)
+    return _reference_points(tuple(shapes), device, dtype)
 
 
-@compile_compatible_method_lru_cache(maxsize=2)  # two image sizes
+@keeps_tensors(2)  # two image sizes
 def _reference_points(shapes: tuple[tuple[int, int], ...], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    with torch.inference_mode(False):  # cached, so training must be able to use it too
-        points = []
-        for height, width in shapes:
-            y, x = ((torch.arange(size, dtype=dtype, device=device) + 0.5) / size for size in (height, width))
-            x, y = x[None].expand(height, -1), y[:, None].expand(-1, width)
-            points.append(torch.stack([x, y], dim=-1).flatten(0, 1))
-        return torch.cat(points)[None, :, None].repeat(1, 1, len(shapes), 1)
+    points = []
+    for height, width in shapes:
+        y, x = ((torch.arange(size, dtype=dtype, device=device) + 0.5) / size for size in (height, width))
+        x, y = x[None].expand(height, -1), y[:, None].expand(-1, width)
+        points.append(torch.stack([x, y], dim=-1).flatten(0, 1))
+    return torch.cat(points)[None, :, None].repeat(1, 1, len(shapes), 1)
