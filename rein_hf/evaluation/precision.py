@@ -8,6 +8,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from ..inference import compile_segmenter, prepare_for_inference
+from ..inference.compiled import GRAPH_ONLY
 
 
 AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -47,5 +48,5 @@ def move_to(
         raise ValueError("--compile and --cuda_graphs are both true; what is compiled has CUDA graphs. Leave one out.")
     model = prepare_for_inference(model, AUTOCAST_TYPES.get(accelerator.mixed_precision)).to(accelerator.device)
     if cuda_graphs:
-        return compile_segmenter(model, backend="cudagraphs")
+        return compile_segmenter(model, backend=GRAPH_ONLY)
     return compile_segmenter(model) if compiled else model

@@ -97,6 +97,10 @@ class ModelState:
             for one in self._adapted
         )
 
+    def trained(self) -> tuple[bool, ...]:
+        """Which tensors require gradients."""
+        return tuple(tensor.requires_grad for tensor, _ in self._tensors)
+
 
 class ReadTensors(TorchDispatchMode):
     """Collects the tensors that operators read and none of them has made: parameters, and what a model has kept."""
@@ -185,7 +189,7 @@ class GraphedCalls(OfOneModel, ABC):
 
     def _forget(self) -> None:
         self.recorder = Recorder(next(self.model.parameters()).device)
-        self._state = ModelState(self.model)
+        self.state = ModelState(self.model)
         self._graphs: dict[tuple, Graph | None] = {}
 
     def __call__(self, *args, **kwargs) -> object:
@@ -193,7 +197,7 @@ class GraphedCalls(OfOneModel, ABC):
             return self.call(*args, **kwargs)
         values = (*args, *kwargs.values())
         with self._lock:
-            if not self._state.holds():
+            if not self.state.holds():
                 self._forget()
             key = (len(args), *kwargs, *map(_kind, values), *self.depends_on())
             if key in self._graphs:
@@ -207,8 +211,7 @@ class GraphedCalls(OfOneModel, ABC):
 
     def _recorded(self, args: tuple, kwargs: dict) -> Graph:
         values, structure = tree_flatten((args, kwargs))
-        device = self.recorder.device.type
-        enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+        device, (enabled, dtype) = self.recorder.device.type, self._autocast()
 
         def call(*inputs: torch.Tensor) -> object:
             given = iter(inputs)
@@ -218,7 +221,7 @@ class GraphedCalls(OfOneModel, ABC):
             with torch.autocast(device, dtype, enabled=enabled, cache_enabled=False):
                 return self.call(*args, **kwargs)
 
-        self._state = ModelState(self.model)  # with adapters that are new
+        self.state = ModelState(self.model)  # with adapters that are new
         try:
             with torch.inference_mode(False):
                 return self.graph(call, _tensors(values))
@@ -230,8 +233,12 @@ class GraphedCalls(OfOneModel, ABC):
 
     def depends_on(self) -> tuple:
         """What a graph depends on besides its inputs and the state of the model."""
+        return *self._autocast(), self.state.adapters()
+
+    def _autocast(self) -> tuple[bool, torch.dtype]:
+        """Whether autocast is on, and its type."""
         device = self.recorder.device.type
-        return torch.is_autocast_enabled(device), torch.get_autocast_dtype(device), self._state.adapters()
+        return torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
 
     @abstractmethod
     def applies(self) -> bool:

@@ -129,7 +129,7 @@ class GraphedSteps(GraphedCalls):
         return torch.is_grad_enabled() and self.model.training
 
     def depends_on(self) -> tuple:
-        return *super().depends_on(), *(weight.requires_grad for weight in self.model.parameters())
+        return *super().depends_on(), *self.state.trained()
 
     def graph(self, call: Callable[..., object], inputs: list[torch.Tensor]) -> Graph:
         with separate_leaves(self.model) as leaves:

@@ -29,6 +29,6 @@ def test_a_compiled_run_has_one_graph_and_the_same_losses(recipe, tmp_path):
         losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
         assert trainer.args.torch_compile == (name == "compiled")
         assert counters["stats"]["unique_graphs"] == (name == "compiled")
-    assert losses[1] == pytest.approx(losses[0], rel=5e-3)  # another query may match as well
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     assert not [name for name in os.environ if name.startswith("ACCELERATE_DYNAMO")]
     assert (tmp_path / "compiled" / "adapter_model.safetensors").is_file()
