@@ -35,7 +35,7 @@ from transformers import AutoImageProcessor, TrainingArguments
 import rein_hf
 
 from ..backbone import backbone_of
-from ..data import load_domain
+from ..data import load_domains
 from ..evaluation import Results, accelerator_for, evaluate_domain, move_to
 from ..files import atomic_write, read_yaml
 from ..training import RecipeArguments, config_fixed_on_resume
@@ -123,7 +123,7 @@ def run_cell(path: Path, targets: list[str], recipe: RecipeArguments, training: 
         `trained`, the number of parameters trained in the backbone, and `scores`, the mIoU from 0 to 1 by target.
 
     Raises:
-        ValueError: the file is of another recipe or of other targets.
+        ValueError: the file is of another recipe or of other targets; two targets have the same name.
     """
     cell = {**config_fixed_on_resume(recipe, training), "targets": targets}
     cell = {key: json.dumps(value) for key, value in cell.items()}  # as text, since Results reads a null as NaN
@@ -131,12 +131,13 @@ def run_cell(path: Path, targets: list[str], recipe: RecipeArguments, training: 
     if results.has("scores") and (changed := diff_config(results.values.get("of", {}), cell)):
         raise ValueError(f"{path} is of another cell: {changed}. Take another --output_dir, or remove the file.")
     if not results.has("scores"):
+        domains = load_domains(targets, "targets")  # before hours of training
         train.main(recipe, training)
         trained = trained_in_backbone(train.build_model(recipe, id2label={0: "any"}))
         accelerator = accelerator_for(training.mixed_precision)
         model = move_to(accelerator, rein_hf.from_pretrained(training.output_dir))
         processor, scores = AutoImageProcessor.from_pretrained(training.output_dir), {}
-        for domain in map(load_domain, targets):
+        for domain in domains:
             metric = evaluate_domain(model, processor, domain, accelerator)[domain.name]
             scores[domain.name] = metric.compute()["mean_iou"]
         results.put({"of": cell, "trained": trained, "scores": scores})

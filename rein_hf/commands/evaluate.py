@@ -25,8 +25,17 @@ from transformers import AutoImageProcessor
 
 import rein_hf
 
-from ..data import CORRUPTIONS, Domain, corrupt, load_domain
-from ..evaluation import Results, accelerator_for, evaluate_domain, evenly_spaced_samples, move_to, predict_sample
+from ..data import CORRUPTIONS, Domain, corrupt, load_domains
+from ..evaluation import (
+    Results,
+    accelerator_for,
+    evaluate_domain,
+    evenly_spaced_samples,
+    move_to,
+    origin_of,
+    predict_sample,
+    weights_checksum,
+)
 from ..inference import window_sides
 from ..labels import SUBSETS, class_names_of
 from ..views import colorize, contact_sheet, legend_of, merge_legends, save_picture
@@ -64,7 +73,7 @@ def main(args: EvaluationArguments) -> dict:
         if value is not None and value < least:
             raise ValueError(f"--{option} is {value}; expected {least} at least.")
     names, (corruptions, severities) = short_names(args.model), chosen_corruptions(args)
-    domains, output_dir = load_domains(args), Path(args.output_dir)
+    domains, output_dir = scored_domains(args), Path(args.output_dir)
     confusion_files(names, [domain.name for domain in domains])
     results = Results(output_dir / "results.json", args.resume, accelerator.is_main_process)
     robustness = Results(output_dir / "robustness.json", args.resume, accelerator.is_main_process)
@@ -74,10 +83,13 @@ def main(args: EvaluationArguments) -> dict:
     pictures = {domain.name: [] for domain in domains}
     for path in args.model:
         model = rein_hf.from_pretrained(path, backbone=args.backbone)
-        model = move_to(accelerator, model, args.compile, args.cuda_graphs)
         class_names_of(model.config.id2label, f"--model {path}: id2label")
         window_sides(model, args.crop, args.stride)
         written.put_settings(settings)
+        written.put_origin("models", path, {"weights": weights_checksum(model)})
+        for spec, domain in zip(args.domains, domains, strict=True):
+            written.put_origin("domains", domain.name, origin_of(domain, spec))
+        model = move_to(accelerator, model, args.compile, args.cuda_graphs)
         processor = AutoImageProcessor.from_pretrained(path)
 
         def evaluate(domain: Domain, transform=None, model=model, processor=processor) -> dict:
@@ -110,18 +122,19 @@ def main(args: EvaluationArguments) -> dict:
         print(results_table(results.values, names, [domain.name for domain in domains]))
         if corruptions:
             for domain in domains:
-                curves = {name: robustness.values[path][domain.name] for path, name in names.items()}
+                measured = {name: robustness.values[path][domain.name] for path, name in names.items()}
+                curves = {  # an earlier run may have measured others too
+                    name: {c: {str(s): of[c][str(s)] for s in severities} for c in corruptions}
+                    for name, of in measured.items()
+                }
                 clean = {name: results.values[path][domain.name]["mean_iou"] for path, name in names.items()}
                 plot_robustness(curves, clean, domain.name, output_dir / f"robustness_{domain.name}.png")
                 print(robustness_table(curves, clean, domain.name))
     return results.values
 
 
-def load_domains(args: EvaluationArguments) -> list[Domain]:
-    domains = [load_domain(spec) for spec in args.domains]
-    names = [domain.name for domain in domains]
-    if len(set(names)) < len(names):
-        raise ValueError(f"--domains have the names {names}; expected different ones, see NAME= in NAME=FOLDER@SPLIT.")
+def scored_domains(args: EvaluationArguments) -> list[Domain]:
+    domains = load_domains(args.domains, "--domains")
     if args.scored is None:
         return domains
     if args.scored not in SUBSETS:

@@ -6,7 +6,8 @@ rein-hf predict --model USER/ADAPTER --input drive.mp4 --output_dir segmented/  
 
 Folders are searched with their subfolders, and results lie in the same subfolders of `--output_dir`. Photos are turned
 upright as their EXIF says. A photo that cannot be segmented is named and left out, and the exit status is 1 at the
-end. Runs under `accelerate launch` too. `--resume true` leaves out the photos that an interrupted run has done.
+end. Runs under `accelerate launch` too. `--resume true` leaves out the photos that an interrupted run of the same
+model with the same options has done.
 
 A photo of many more pixels than the windows that the model was trained on shows too little in each of them: segment a
 smaller copy by `--short_side N` or `--size WxH`. Label maps and overlays have the photo's own size in any case.
@@ -28,15 +29,16 @@ from transformers import AutoImageProcessor
 
 import rein_hf
 
-from ..evaluation import accelerator_for, move_to
+from ..evaluation import accelerator_for, comment_of_maps, move_to
 from ..images import open_image
 from ..inference import read_ahead, requested_size, segment, segment_with_confidence, window_sides
 from ..inference.photos import ENDINGS, VIDEO_ENDING, Photo, find_photos, printable
-from ..inference.video import is_video, require_video_reader, transform_video
+from ..inference.video import comment_of_video, is_video, require_video_reader, transform_video
 from ..labels import class_names_of, palette_of_model
 from ..views import (
     JPEG_SIDE,
     block_views_of_photo,
+    comment_of,
     explanation_sheet,
     overlay,
     palette_image,
@@ -82,7 +84,6 @@ def main(args: PredictionArguments) -> int:
     photos, skipped = find_photos(args.input, output_dir)
     check_videos([photo.file for photo in photos if is_video(photo.file)], args)
     model = rein_hf.from_pretrained(args.model, backbone=args.backbone)
-    model = move_to(accelerator, model, args.compile, args.cuda_graphs)
     class_names_of(model.config.id2label, f"--model {args.model}: id2label")
     window_sides(model, args.crop, args.stride)
     if args.explain:
@@ -92,9 +93,12 @@ def main(args: PredictionArguments) -> int:
             raise ValueError(f"--explain true of --model {args.model}: {error}") from error
     processor = AutoImageProcessor.from_pretrained(args.model)
     endings = [ending for ending in ENDINGS if getattr(args, ending.partition(".")[0], True)]
+    options = {key: getattr(args, key) for key in "crop stride bf16 size short_side opacity legend".split()}
+    comment = comment_of_maps(model, options)
+    model = move_to(accelerator, model, args.compile, args.cuda_graphs)
     accelerator.wait_for_everyone()  # nobody writes while another still searches the folders
     own = photos[accelerator.process_index :: accelerator.num_processes]
-    left = [photo for photo in own if not (args.resume and is_done(photo, endings))]
+    left = [photo for photo in own if not (args.resume and is_done(photo, endings, comment))]
     done, failed, progress = len(own) - len(left), 0, WindowProgress(accelerator.is_main_process)
     images = read_ahead([photo.file for photo in left], read_photo, model.device)
     bar = tqdm(images, "photos", len(left), disable=not accelerator.is_main_process)
@@ -105,7 +109,7 @@ def main(args: PredictionArguments) -> int:
             with accelerator.autocast(), progress.of(photo.file) as count:
                 if image is None:
                     photo.target.parent.mkdir(parents=True, exist_ok=True)
-                    write_overlay_video(args, model, processor, photo, count)
+                    write_overlay_video(args, model, processor, photo, count, comment)
                     pictures = {}
                 else:
                     pictures = segmented(args, model, processor, image, count)
@@ -116,7 +120,7 @@ def main(args: PredictionArguments) -> int:
             continue
         photo.target.parent.mkdir(parents=True, exist_ok=True)
         for ending, picture in pictures.items():
-            save_picture(picture, photo.result(ending))
+            save_picture(picture, photo.result(ending), comment)
         done += 1
     counts = torch.tensor([done, failed], device=accelerator.device)
     done, failed = accelerator.reduce(counts, reduction="sum").tolist()
@@ -125,9 +129,11 @@ def main(args: PredictionArguments) -> int:
     return failed
 
 
-def is_done(photo: Photo, endings: list[str]) -> bool:
-    """Whether all results of a photo or a video are there."""
-    return all(photo.result(ending).is_file() for ending in ([VIDEO_ENDING] if is_video(photo.file) else endings))
+def is_done(photo: Photo, endings: list[str], comment: str) -> bool:
+    """Whether all results of a photo or a video are there, and say that they come from what would make them now."""
+    if is_video(photo.file):
+        return comment_of_video(photo.result(VIDEO_ENDING)) == comment
+    return all(comment_of(photo.result(ending)) == comment for ending in endings)
 
 
 def read_photo(file: Path) -> Image.Image | Exception | None:
@@ -183,7 +189,12 @@ def check_videos(videos: list[Path], args: PredictionArguments) -> None:
 
 
 def write_overlay_video(
-    args: PredictionArguments, model: torch.nn.Module, processor, video: Photo, count: Callable[[int, int], None]
+    args: PredictionArguments,
+    model: torch.nn.Module,
+    processor,
+    video: Photo,
+    count: Callable[[int, int], None],
+    comment: str,
 ) -> None:
     def draw(frame: Image.Image) -> Image.Image:
         size = requested_size(frame.size, args.size, args.short_side)
@@ -196,7 +207,7 @@ def write_overlay_video(
             bar.total = frames or None
             bar.update()
 
-        transform_video(video.file, video.result(VIDEO_ENDING), draw, advance)
+        transform_video(video.file, video.result(VIDEO_ENDING), draw, advance, comment)
 
 
 def open_photo(file: Path) -> Image.Image:

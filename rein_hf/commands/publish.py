@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import shlex
 import sys
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from ..files.shipped import shipped_folder
 from ..hub import Facts, push_space, read_facts, render_card, render_space
 from ..hub.own_card import TEMPLATE
 from ..images import open_image
+from ..labels import SUBSETS
 from .cli import run
 from .grammar import missing_keys
 from .publish_init import found_results, write_facts
@@ -215,8 +217,25 @@ def read_results(paths: list[str], model: str | None, adapter: Path) -> dict[str
                 continue
             if domain in results:
                 raise ValueError(f"{path}: {domain} is in another --evaluation as well.")
-            results[domain] = found
+            results[domain] = found | {"how": how_measured(Path(path).with_name("settings.json"), domain)}
     return results
+
+
+def how_measured(path: Path, domain: str) -> str:
+    """In what an evaluation differs from the protocol, for a card; `path` is its settings.json, if it has left one."""
+    written = _read_json(path) if path.is_file() else {}
+    settings, origin = written.get("settings", {}), written.get("domains", {}).get(domain, {})
+    remarks = []
+    if settings.get("limit", math.inf) < origin.get("images", math.inf):
+        remarks.append(f"{settings['limit']} of {origin.get('images', 'its')} images")
+    if {"crop", "stride"} & settings.keys():
+        sides = (f"{word} {settings[key]}" for key, word in (("crop", "of"), ("stride", "every")) if key in settings)
+        remarks.append(f"windows {' '.join(sides)} pixels")
+    if "size" in origin:
+        remarks.append(f"seen at {origin['size']}")
+    if "scored" in settings:
+        remarks.append(f"mean over the {len(SUBSETS[settings['scored']])} classes of {settings['scored']}")
+    return f"({'; '.join(remarks)})" if remarks else ""
 
 
 def _read_json(path: Path) -> dict[str, dict]:

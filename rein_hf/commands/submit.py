@@ -3,14 +3,15 @@ zip of them.
 
     rein-hf submit --model OUT/rein --domains "acdc:DATA/acdc@test" --output_dir OUT/submission
 
-A PNG has the file name of its image. Maps that an earlier run has written into `--output_dir` are kept. Runs under
-`accelerate launch` too.
+A PNG has the file name of its image. Maps that an earlier run has written into `--output_dir` are kept, if they say
+that they are of the same model, data and windows. Runs under `accelerate launch` too.
 """
 
 from __future__ import annotations
 
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,12 +27,12 @@ from transformers import AutoImageProcessor
 import rein_hf
 
 from ..data import Domain, load_domain
-from ..evaluation import accelerator_for, in_classes_of, move_to
+from ..evaluation import accelerator_for, comment_of_maps, in_classes_of, move_to
 from ..files import atomic_write
 from ..inference import batched_by_size, label_maps, prepare_image, read_ahead, requested_size, start_copy
 from ..inference.ahead import PreparedImage
 from ..labels import CITYSCAPES_CLASSES, CITYSCAPES_IDS
-from ..views import save_picture
+from ..views import comment_of, save_picture
 from .cli import run
 
 
@@ -62,12 +63,15 @@ def main(args: SubmissionArguments) -> Path:
     if domain.classes != CITYSCAPES_CLASSES:
         raise ValueError(f"--domains {args.domains} has the classes {domain.classes}; expected the 19 of Cityscapes.")
     model = rein_hf.from_pretrained(args.model, backbone=args.backbone)
+    options = {key: getattr(args, key) for key in ("crop", "stride", "bf16", "size", "short_side")}
+    # a server need not know where the data lie
+    comment = comment_of_maps(model, {**options, "data": f"{zlib.crc32(args.domains.encode()):08x}"})
     model = move_to(accelerator, model, args.compile, args.cuda_graphs)
     processor = AutoImageProcessor.from_pretrained(args.model)
     targets = label_map_paths(domain, Path(args.output_dir))
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     mine = range(accelerator.process_index, len(targets), accelerator.num_processes)
-    mine = [index for index in mine if not targets[index].is_file()]
+    mine = [index for index in mine if comment_of(targets[index]) != comment]
     read = partial(read_image, domain=domain, size=args.size, short_side=args.short_side)
     images = tqdm(
         read_ahead(mine, read, model.device), domain.name, len(mine), disable=not accelerator.is_main_process
@@ -79,8 +83,8 @@ def main(args: SubmissionArguments) -> Path:
         last, begun = begun, []
         for (index, _), label in zip(batch, labels, strict=True):
             begun.append((start_copy(in_classes_of(domain, label, model)), targets[index]))
-        save_label_maps(last)
-    save_label_maps(begun)
+        save_label_maps(last, comment)
+    save_label_maps(begun, comment)
     accelerator.wait_for_everyone()
     archive = Path(args.output_dir) / "submission.zip"
     if accelerator.is_main_process:
@@ -97,10 +101,10 @@ def read_image(index: int, domain: Domain, size: str | None, short_side: int | N
     return index, prepare_image(image, requested_size(image.size, size, short_side) or domain.size)
 
 
-def save_label_maps(copies: list[tuple[Callable[[], torch.Tensor], Path]]) -> None:
+def save_label_maps(copies: list[tuple[Callable[[], torch.Tensor], Path]], comment: str) -> None:
     """Writes maps of train ids, given by functions that wait for them, as Cityscapes' label ids."""
     for copied, target in copies:
-        save_picture(Image.fromarray(to_label_ids(copied().numpy())), target)
+        save_picture(Image.fromarray(to_label_ids(copied().numpy())), target, comment)
 
 
 def label_map_paths(domain: Domain, folder: Path) -> list[Path]:

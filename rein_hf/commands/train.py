@@ -25,7 +25,7 @@ from transformers.modeling_outputs import BackboneOutput
 
 from .. import ReinConfig, add_adapter, add_rein, build_image_processor, build_segmenter
 from ..backbone import backbone_of
-from ..data import Augmentation, Collator, Domain, TrainingSamples, label_warnings, load_domain
+from ..data import Augmentation, Collator, Domain, TrainingSamples, label_warnings, load_domains
 from ..head import head_of
 from ..labels import palette_of
 from ..training import (
@@ -38,6 +38,7 @@ from ..training import (
     draw_curves,
     explain_lost_connection,
     read_recipe,
+    scores_decide,
     tuning_config,
 )
 from . import train_help
@@ -56,11 +57,10 @@ def main(recipe: RecipeArguments, args: TrainingArguments) -> SegmentationTraine
             "is a folder of the repository, run this in a clone."
         )
     check_trackers(args)
-    sources = [load_domain(spec) for spec in recipe.train]
-    targets = [load_domain(spec) for spec in recipe.evaluate]
+    sources, targets = load_domains(recipe.train, "train"), load_domains(recipe.evaluate, "evaluate")
     args.metric_for_best_model = best_metric(recipe, args, sources, targets)
     check_domains(sources, targets, args)
-    finished, checkpoint = find_resume_point(recipe, args, sources)
+    finished, checkpoint = find_resume_point(recipe, args, sources, targets)
     if finished:
         print(f"{args.output_dir} holds the finished run of this recipe, {args.max_steps} steps; nothing to do.")
         return None
@@ -182,9 +182,9 @@ def common_classes(sources: list[Domain]) -> tuple[str, ...]:
     return sources[0].classes
 
 
-def dataset_sizes(sources: list[Domain]) -> dict[str, int | None]:
-    """The number of images of each source; None for a stream."""
-    return {source.name: None if source.is_streamed else len(source.dataset) for source in sources}
+def dataset_sizes(domains: list[Domain]) -> dict[str, int | None]:
+    """The number of images of each domain; None for a stream."""
+    return {domain.name: None if domain.is_streamed else len(domain.dataset) for domain in domains}
 
 
 def mixture_weights(sources: list[Domain], weights: dict[str, float] | None) -> list[float] | None:
@@ -196,13 +196,15 @@ def mixture_weights(sources: list[Domain], weights: dict[str, float] | None) -> 
 
 
 def find_resume_point(
-    recipe: RecipeArguments, args: TrainingArguments, sources: list[Domain]
+    recipe: RecipeArguments, args: TrainingArguments, sources: list[Domain], targets: list[Domain]
 ) -> tuple[bool, str | None]:
     """Whether the run in `output_dir` has finished, and the checkpoint to continue from, see
     [`checkpoints.resume_point`]. The main process finds out and tells the others."""
     found = [None]
     if args.process_index == 0:
         fixed = {**config_fixed_on_resume(recipe, args), "images": dataset_sizes(sources)}
+        if scores_decide(args):
+            fixed["images_evaluated"] = dataset_sizes(targets)
         finished, checkpoint = checkpoints.resume_point(Path(args.output_dir), fixed, FINAL_WEIGHTS)
         found = [(finished, checkpoint and str(checkpoint))]
         processes = len(list(checkpoint.glob("rng_state*.pth"))) if checkpoint else args.world_size

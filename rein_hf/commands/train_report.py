@@ -10,11 +10,15 @@ from transformers import TrainingArguments
 
 from ..data import Domain
 from ..data.spec import parse_spec
-from ..training import CURVES, FINAL_WEIGHTS, PICTURES, VALIDATION, RecipeArguments, SegmentationTrainer
-
-
-# Schedules of the learning rate that follow a score.
-FOLLOW_A_SCORE = ("reduce_lr_on_plateau", "greedy")
+from ..training import (
+    CURVES,
+    FINAL_WEIGHTS,
+    FOLLOW_A_SCORE,
+    PICTURES,
+    VALIDATION,
+    RecipeArguments,
+    SegmentationTrainer,
+)
 
 
 def best_metric(

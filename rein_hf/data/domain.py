@@ -12,6 +12,20 @@ from ..labels import CITYSCAPES, CITYSCAPES_CLASSES, check_class_names, check_pa
 from .hub_datasets import Stream
 
 
+def check_different_names(domains: Sequence[Domain], key: str, specs: Sequence[str] = ()) -> None:
+    """
+    Raises:
+        ValueError: two domains have the same name. Whatever is kept by name would be the last one's.
+    """
+    names = [domain.name for domain in domains]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        found = f": {', '.join(specs)}" if specs else ""
+        raise ValueError(
+            f"{key} has several domains of the name {twice[0]!r}{found}. Expected different names; give them by NAME= "
+            "in NAME=FOLDER@SPLIT."
+        )
+
+
 @dataclass(frozen=True)
 class Domain:
     """

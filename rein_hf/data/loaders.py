@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from .classes import read_classes
 from .decoding import LabelDecoder, decode_batch, ids_from_channel, make_dataset
-from .domain import Domain
+from .domain import Domain, check_different_names
 from .folders import find_rows, normalize_name
 from .hub_datasets import Stream, load_hub_columns
 from .layouts import LABEL_IDS, LAYOUTS, TRAIN_IDS
 from .spec import parse_spec
+
+
+def load_domains(specs: Sequence[str], key: str) -> list[Domain]:
+    """Several domains, each as by [`load_domain`].
+
+    Args:
+        specs: their descriptions.
+        key: the argument that they were given as, for errors.
+
+    Raises:
+        ValueError: two of them have the same name, by which results are kept and reported.
+    """
+    domains = [load_domain(spec) for spec in specs]
+    check_different_names(domains, key, specs)
+    return domains
 
 
 def load_domain(spec: str) -> Domain:

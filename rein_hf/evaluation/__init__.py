@@ -1,6 +1,7 @@
 """The paper's evaluation: sliding windows over whole images, one confusion matrix per data set, a file of results."""
 
 from .metrics import MeanIoU
+from .origin import comment_of_maps, origin_of, weights_checksum
 from .precision import accelerator_for, move_to
 from .protocol import (
     evaluate_domain,
@@ -16,10 +17,13 @@ __all__ = [
     "MeanIoU",
     "Results",
     "accelerator_for",
+    "comment_of_maps",
     "evaluate_domain",
     "evenly_spaced_indices",
     "evenly_spaced_samples",
     "in_classes_of",
     "move_to",
+    "origin_of",
     "predict_sample",
+    "weights_checksum",
 ]

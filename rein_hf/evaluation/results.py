@@ -77,10 +77,29 @@ class Results:
         kept = self.values.get("settings", settings)
         if kept != settings:
             raise ValueError(
-                f"{self.path} says that the results to resume from were measured with {kept}, but this run asks for "
+                f"{self.path} says that the results to resume from were made with {kept}, but this run asks for "
                 f"{settings}. Give the same options, or write into another folder."
             )
         self.put({"settings": settings})
+
+    def put_origin(self, kind: str, name: str, origin: dict) -> None:
+        """Write down what the results that are kept under a name come from, as an entry of `kind`.
+
+        Args:
+            kind (`str`): "models" or "domains".
+            name (`str`): of one of them.
+            origin: as JSON, without None.
+
+        Raises:
+            ValueError: the results to resume from come from something else of this name.
+        """
+        kept = self.values.get(kind, {}).get(name, origin)
+        if kept != origin:
+            raise ValueError(
+                f"{self.path} says that the results to resume from come from {name!r} of its {kind} as {kept}; now "
+                f"that is {origin}. Write into another folder."
+            )
+        self.put({name: origin}, kind)
 
 
 def _nan_to_none(value):

@@ -41,7 +41,8 @@ def render_card(
         template: a file of Jinja.
         repo (`str`): the adapter's future Hub id, or its folder.
         facts: from [`read_facts`], or from [`known_facts`], of which some are empty.
-        results: of `rein-hf evaluate`, by domain: `mean_iou`, `overall_accuracy` and `per_class_iou`, from 0 to 1.
+        results: of `rein-hf evaluate`, by domain: `mean_iou`, `overall_accuracy` and `per_class_iou`, from 0 to 1;
+            `how`, in what it differs from the protocol.
         about: from [`describe`].
         sample (`str`, *optional*): the picture, from the card's folder.
         scores (`str`): what is known of results where none are given.
@@ -61,6 +62,7 @@ def render_card(
             "dataset_split": fact.get("split"),
             "source_url": fact.get("url"),
             "source_name": fact["name"] if fact.get("url") else None,
+            "dataset_args": {"evaluated": found["how"]} if found.get("how") else None,
         }
         for metric, name in METRICS.items():
             if not _is_measured(found[metric]):
@@ -115,7 +117,7 @@ def render_card(
         results=[
             {
                 "name": facts.domains[domain]["name"],
-                "description": facts.domains[domain]["description"],
+                "description": " ".join(filter(None, [facts.domains[domain]["description"], found.get("how")])),
                 "metrics": [_percent(found[metric]) for metric in METRICS],
             }
             for domain, found in results.items()

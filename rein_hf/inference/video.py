@@ -41,6 +41,7 @@ def transform_video(
     target: Path,
     transform: Callable[[Image.Image], Image.Image],
     progress: Callable[[int, int], object] | None = None,
+    comment: str | None = None,
 ) -> int:
     """Writes a video whose frames are those of another, changed. One frame after the other is decoded, changed and
     encoded (H.264), so that a video of any length takes the memory of some frames. Frames are shown at the same times.
@@ -53,6 +54,7 @@ def transform_video(
         transform: gives for each frame, an upright RGB image, a picture, all of one size.
         progress (*optional*): called after each frame with the number of frames that are done, and of all, or 0 where
             the file does not say it.
+        comment (`str`, *optional*): to be written into the file as well, see [`comment_of_video`].
 
     Returns:
         The number of frames.
@@ -76,6 +78,8 @@ def transform_video(
                 picture = transform(_upright(frame))
                 if writer is None:
                     writer = av.open(str(partial), "w")
+                    if comment is not None:
+                        writer.metadata["comment"] = comment
                     encoder = writer.add_stream("libx264", rate=rate, options={"crf": "20"})
                     encoder.width, encoder.height = (side // 2 * 2 for side in picture.size)
                     encoder.pix_fmt = "yuv420p"  # which all players know
@@ -95,6 +99,15 @@ def transform_video(
             if writer is not None:
                 writer.close()
     return count
+
+
+def comment_of_video(path: Path) -> str | None:
+    """What [`transform_video`] wrote into a file beside the frames; None if there is no such file or nothing in it."""
+    try:
+        with require_video_reader().open(str(path)) as video:
+            return video.metadata.get("comment")
+    except (OSError, ValueError):  # of which all errors of PyAV are subclasses
+        return None
 
 
 def _frames(reader: Any, stream: Any, source: Path) -> Iterator[Any]:

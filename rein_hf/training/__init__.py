@@ -5,7 +5,7 @@ from .lost_connection import explain_lost_connection
 from .optim import param_groups, use_fused_optimizer
 from .optimizer_keys import OptimizerArguments
 from .progress import CURVES, PICTURES, check_trackers, draw_curves
-from .recipe import TUNINGS, RecipeArguments, config_fixed_on_resume, read_recipe
+from .recipe import FOLLOW_A_SCORE, TUNINGS, RecipeArguments, config_fixed_on_resume, read_recipe, scores_decide
 from .recipe_defaults import VALIDATION
 from .recipe_sections import LORA, tuning_config
 from .saving import FINAL_WEIGHTS
@@ -15,6 +15,7 @@ from .trainer import SegmentationTrainer
 __all__ = [
     "CURVES",
     "FINAL_WEIGHTS",
+    "FOLLOW_A_SCORE",
     "LORA",
     "OptimizerArguments",
     "PICTURES",
@@ -29,6 +30,7 @@ __all__ = [
     "explain_lost_connection",
     "param_groups",
     "read_recipe",
+    "scores_decide",
     "tuning_config",
     "use_fused_optimizer",
 ]

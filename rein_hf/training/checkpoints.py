@@ -64,7 +64,7 @@ def resume_point(output_dir: Path, recipe: dict, final: tuple[str, ...]) -> tupl
 
 
 def relative_paths(recipe: dict, folder: Path) -> dict:
-    """A recipe whose backbone and sources are named by paths from `folder` where they were absolute, so that the file
+    """A recipe whose backbone and data are named by paths from `folder` where they were absolute, so that the file
     tells nobody how a disk is laid out, and a run can be moved together with its data.
 
     Example:
@@ -80,8 +80,9 @@ def relative_paths(recipe: dict, folder: Path) -> dict:
     found = dict(recipe)
     if recipe.get("backbone"):
         found["backbone"] = _from_folder(recipe["backbone"], recipe["backbone"], folder)
-    if recipe.get("train"):
-        found["train"] = [_from_folder(spec, parse_spec(spec).path, folder) for spec in recipe["train"]]
+    for key in ("train", "evaluate"):
+        if recipe.get(key):
+            found[key] = [_from_folder(spec, parse_spec(spec).path, folder) for spec in recipe[key]]
     return found
 
 

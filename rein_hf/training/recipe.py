@@ -70,6 +70,12 @@ FIXED_ON_RESUME = (
     "adam_beta1 adam_beta2 adam_epsilon load_best_model_at_end"
 ).split()
 
+# Schedules whose learning rate depends on the scores.
+FOLLOW_A_SCORE = ("reduce_lr_on_plateau", "greedy")
+
+# Where scores decide (on the best step, or on the learning rate), all must be of the same data.
+FIXED_WHERE_SCORES_DECIDE = ("evaluate", "eval_limit", "metric_for_best_model")
+
 # Keys whose values are 1 at least.
 POSITIVE_KEYS = ("crop", "patch_size", "num_queries", "max_steps", "eval_limit", "total_batch_size")
 
@@ -117,11 +123,20 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe
 
 
 def config_fixed_on_resume(recipe: RecipeArguments, args: TrainingArguments) -> dict[str, Any]:
-    """What may not change when a run continues, as JSON: the recipe without its evaluation, and `FIXED_ON_RESUME`."""
-    values = {key: value for key, value in dataclasses.asdict(recipe).items() if not key.startswith("eval")}
+    """What may not change when a run continues, as JSON: the recipe, without its evaluation unless scores decide, and
+    `FIXED_ON_RESUME`."""
+    every = args.to_dict() | dataclasses.asdict(recipe)
+    keys = [field.name for field in dataclasses.fields(recipe) if not field.name.startswith("eval")]
+    keys += [*FIXED_ON_RESUME, *(FIXED_WHERE_SCORES_DECIDE if scores_decide(args) else ())]
+    values = {key: every[key] for key in keys}
     values["mixed_precision"] = args.mixed_precision  # the recipe's or, where it says nothing, the launcher's
-    stock = args.to_dict()
-    return json.loads(json.dumps(values | {key: stock[key] for key in FIXED_ON_RESUME}))
+    return json.loads(json.dumps(values))
+
+
+def scores_decide(args: TrainingArguments) -> bool:
+    """Whether the weights that a run ends with depend on its evaluations."""
+    best = args.load_best_model_at_end or args.save_strategy == "best"
+    return best or args.lr_scheduler_type in FOLLOW_A_SCORE
 
 
 def _defaults(arguments: type) -> dict[str, Any]:
@@ -174,7 +189,7 @@ def _with_defaults(given: dict[str, Any], output_dir: str) -> dict[str, Any]:
         raise ValueError(f"lr_scheduler_kwargs is {kwargs!r}; expected keys with values.")
     if kind == DEFAULTS["lr_scheduler_type"]:
         kwargs = DEFAULTS["lr_scheduler_kwargs"] | kwargs
-    elif kind in ("reduce_lr_on_plateau", "greedy"):
+    elif kind in FOLLOW_A_SCORE:
         kwargs = {"mode": "max"} | kwargs  # they follow the mIoU, of which transformers expects that less is better
     return {**values, "lr_scheduler_kwargs": kwargs}
 

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import TrainingArguments
 
 from ..backbone import backbone_of, cast_frozen_weights
-from ..data import Domain, class_masks
+from ..data import Domain, check_different_names, class_masks
 from ..evaluation import evaluate_domain
 from ..head import ReinCriterion, pixel_loss
 from ..inference.compiled import GRAPH_ONLY
@@ -74,8 +74,8 @@ class SegmentationTrainer(CheckpointingTrainer):
 
     Raises:
         FloatingPointError: in training, when a loss is not finite.
-        ValueError: in evaluation, without domains; a moving average is asked for with DeepSpeed; CUDA graphs are asked
-            for on a CPU, with a sharded model or with checkpointing of activations.
+        ValueError: two domains have the same name; in evaluation, without domains; a moving average is asked for with
+            DeepSpeed; CUDA graphs are asked for on a CPU, with a sharded model or with checkpointing of activations.
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class SegmentationTrainer(CheckpointingTrainer):
         eval_pictures: int = 0,
         **kwargs,
     ):
+        check_different_names(domains, "domains")
         use_one_device(args)
         # the stock Trainer requires an eval_dataset as soon as there is an evaluation strategy
         datasets = {domain.name: domain.dataset for domain in domains} or None

@@ -6,6 +6,7 @@ from .legend import draw_legend, legend_of, merge_legends, with_legend
 from .pictures import (
     JPEG_SIDE,
     colorize,
+    comment_of,
     contact_sheet,
     explanation_sheet,
     overlay,
@@ -20,6 +21,7 @@ __all__ = [
     "block_views",
     "block_views_of_photo",
     "colorize",
+    "comment_of",
     "contact_sheet",
     "draw_legend",
     "explanation_sheet",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
 from ..files import atomic_write
 from ..images import open_image, upright_rgb
@@ -217,8 +218,13 @@ def _mean_and_range(values: torch.Tensor, percent: bool) -> str:
     return f"{mean}{' %' if percent else ''} ({low} to {high})"
 
 
-def save_picture(picture: Image.Image, path: Path) -> None:
+def save_picture(picture: Image.Image, path: Path, comment: str | None = None) -> None:
     """Write a picture in the format that the path ends in. After an error no part of the file is left.
+
+    Args:
+        picture: the picture.
+        path: of the file, a PNG or a JPEG.
+        comment (`str`, *optional*): to be written into the file as well, see [`comment_of`].
 
     Raises:
         OSError: it cannot be written.
@@ -226,5 +232,21 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     """
     if path.suffix.lower() in (".jpg", ".jpeg") and max(picture.size) > JPEG_SIDE:
         raise ValueError(f"{path} would be {picture.width}x{picture.height} pixels; JPEG holds sides of {JPEG_SIDE}.")
+    options = {}
+    if comment is not None and path.suffix.lower() == ".png":
+        options["pnginfo"] = PngInfo()
+        options["pnginfo"].add_text("Comment", comment)
+    elif comment is not None:
+        options["comment"] = comment
     with atomic_write(path) as partial:
-        picture.save(partial, quality=90)
+        picture.save(partial, quality=90, **options)
+
+
+def comment_of(path: Path) -> str | None:
+    """What [`save_picture`] wrote into a file beside the picture; None if there is no such file, or nothing in it."""
+    try:
+        with Image.open(path) as picture:
+            comment = picture.info.get("Comment", picture.info.get("comment"))
+    except (OSError, Image.DecompressionBombError):
+        return None
+    return comment.decode("utf-8", "replace") if isinstance(comment, bytes) else comment

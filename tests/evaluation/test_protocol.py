@@ -3,6 +3,7 @@ submission; then the numbers of a predictor whose confusion matrix is known."""
 
 import json
 import zipfile
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +21,7 @@ from rein_hf.data import load_domain
 from rein_hf.evaluation import MeanIoU, evaluate_domain
 from rein_hf.inference import ahead
 from rein_hf.labels import CITYSCAPES_CLASSES, CITYSCAPES_IDS
+from rein_hf.views import comment_of, save_picture
 from tests.support.miniatures import MAPILLARY_CLASSES, write_miniature
 from tests.support.runs import HEAD
 
@@ -204,10 +206,13 @@ def test_submission_of_a_known_predictor(folders, tmp_path, monkeypatch):
     found = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "out").glob("*.png"))]
     assert [np.unique(label[:, :64]).tolist() for label in found] == [[7], [7], [26]]
     assert [np.unique(label[:, 64:]).tolist() for label in found[:2]] == [[23], [23]]
-    first = sorted((tmp_path / "out").glob("*.png"))[0]
-    Image.new("L", (128, 64), 99).save(first)  # as an interrupted run left it: it is kept
+    first, second, _ = sorted((tmp_path / "out").glob("*.png"))
+    save_picture(Image.new("L", (128, 64), 99), first, comment_of(first))  # an earlier run's: it is kept
+    Image.new("L", (128, 64), 99).save(second)  # nothing says whose
     submit.main(arguments)
-    assert Image.open(first).getpixel((0, 0)) == 99
+    assert [Image.open(path).getpixel((0, 0)) for path in (first, second)] == [99, 7]
+    submit.main(replace(arguments, stride=32))
+    assert Image.open(first).getpixel((0, 0)) == 7
     with pytest.raises(ValueError, match="cityscapes: the label of berlin_000000_000019 is not public"):
         run("--models", "known", "--domains", domain, "--output_dir", str(tmp_path / "evaluation"))
 

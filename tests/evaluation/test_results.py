@@ -51,7 +51,7 @@ def test_settings_must_be_those_of_the_results(tmp_path):
     Results(path).put_settings({"limit": 3, "crop": None, "bf16": False})
     Results(path, resume=True).put_settings({"limit": 3, "stride": None})
     for other in ({"limit": 4}, {}, {"limit": 3, "seed": 0}):
-        with pytest.raises(ValueError, match="were measured with {'limit': 3}, but this run asks for"):
+        with pytest.raises(ValueError, match="were made with {'limit': 3}, but this run asks for"):
             Results(path, resume=True).put_settings(other)
     Results(path).put_settings({})  # from the beginning
     assert Results(path, resume=True).values == {"settings": {}}

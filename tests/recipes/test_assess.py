@@ -115,6 +115,15 @@ def test_mistakes_in_an_assessment(plan, change, message):
         assess.read_plan(str(plan))
 
 
+def test_targets_of_one_name_are_refused_before_hours_of_training(plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "main", lambda *args: pytest.fail("a cell was trained"))
+    values = yaml.safe_load(plan.read_text())
+    values["targets"] = [values["targets"][0], f"seen={values['targets'][1].partition('=')[2]}"]
+    plan.write_text(yaml.safe_dump(values))
+    with pytest.raises(ValueError, match="targets has several domains of the name 'seen'"):
+        run(plan, tmp_path / "out")
+
+
 def test_tunings_of_some_backbones_alone():
     plan = {"backbones": {"s": 1, "l": 2}, "tunings": {"rein": 1, "lora": 2}, "only": {"lora": ["l"]}}
     assert assess.cells_of(plan) == [("s", "rein"), ("l", "rein"), ("l", "lora")]

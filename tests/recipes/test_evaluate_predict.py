@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from peft import LoraConfig
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import HfArgumentParser
 
 import rein_hf
@@ -250,7 +251,10 @@ def test_bf16(adapter, data, tmp_path):
     ("arguments", "message"),
     [
         (["--models", "A", "A", "--domains", "D"], "The same model is given twice"),
-        (["--models", "A", "--domains", "D@train", "D@test"], r"--domains have the names \['data', 'data'\].*NAME="),
+        (
+            ["--models", "A", "--domains", "D@train", "D@test"],
+            "--domains has several domains of the name 'data': .*NAME=",
+        ),
         (["--models", "A", "--domains", "D@val"], r"index.csv has no split 'val'; found \['test', 'train'\]"),
         (["--models", "A", "--domains", "D", "--stride", "65"], r"stride is 65; expected 1 to crop \(64\)"),
         (["--models", "A", "--domains", "D", "--limit", "0"], "--limit is 0; expected 1 at least"),
@@ -306,13 +310,34 @@ def test_settings_of_an_interrupted_run_are_kept(adapter, data, tmp_path):
     out = tmp_path / "Straße"
     arguments = ("--models", adapter, "--domains", f"{data}@test", "--output_dir", str(out), "--sheet_rows", "0")
     first = run(*arguments, "--limit", "1")
-    assert json.loads((out / "settings.json").read_text(encoding="utf-8")) == {"settings": {"limit": 1}}
+    written = json.loads((out / "settings.json").read_text(encoding="utf-8"))
+    assert written.pop("models").keys() == {adapter}
+    assert written == {"settings": {"limit": 1}, "domains": {"data": {"data": f"{data}@test", "images": 3}}}
     assert run(*arguments, "--limit", "1", "--resume", "true") == first
-    with pytest.raises(
-        ValueError, match=r"settings.json says .* measured with {'limit': 1}, but this run asks for {}"
-    ):
+    with pytest.raises(ValueError, match=r"settings.json says .* made with {'limit': 1}, but this run asks for {}"):
         run(*arguments, "--resume", "true")
     assert run(*arguments) != first  # not resumed: measured anew
+
+
+def test_results_of_other_data_or_weights_are_not_kept(adapter, data, tmp_path):
+    """Under the same names: they would pass for those of what is there now."""
+    arguments = ("--models", adapter, "--domains", f"{data}@test", "--output_dir", str(tmp_path / "out"))
+    first = run(*arguments, "--sheet_rows", "0")
+    assert run(*arguments, "--sheet_rows", "0", "--resume") == first
+    for spec in (f"{data}@train", f"{data}@test#size=64x64", f"{data}@test#every=2"):
+        with pytest.raises(ValueError, match="settings.json says .* come from 'data' of its domains as .*Write into"):
+            run("--models", adapter, "--domains", spec, "--output_dir", str(tmp_path / "out"), "--resume")
+    write_other_weights(adapter)
+    with pytest.raises(ValueError, match="settings.json says .* come from .*rein' of its models as .*Write into"):
+        run(*arguments, "--resume")
+
+
+def write_other_weights(adapter):
+    """What training an adapter anew in its folder does."""
+    path = Path(adapter) / "adapter_model.safetensors"
+    weights = load_file(path)
+    weights["base_model.model.class_predictor.bias"] = weights["base_model.model.class_predictor.bias"] + 1.0
+    save_file(weights, path)
 
 
 def test_plots_of_one_file_name_are_refused():
@@ -433,6 +458,13 @@ def test_predict_goes_on_and_leaves_no_half_files(adapter, data, tmp_path, monke
     assert len(saves) == 5 + len(names) - 3  # one photo was done
     predict.main(predict.PredictionArguments(**arguments))
     assert len(saves) == 5 + len(names) - 3 + len(names)
+    predict.main(predict.PredictionArguments(**arguments, resume=True))
+    assert len(saves) == 5 + len(names) - 3 + len(names)
+    predict.main(predict.PredictionArguments(**arguments, resume=True, stride=32))  # results of other options
+    assert len(saves) == 5 + len(names) - 3 + 2 * len(names)
+    write_other_weights(adapter)
+    predict.main(predict.PredictionArguments(**arguments, resume=True, stride=32))  # and of other weights
+    assert len(saves) == 5 + len(names) - 3 + 3 * len(names)
 
 
 def test_a_whole_segmenter_is_read_too(build, data, tmp_path):
@@ -518,6 +550,11 @@ def test_robustness_curves_and_resuming(adapter, data, tmp_path, monkeypatch, ca
     run(*arguments, *chosen, "--resume", "true")
     assert len(calls) == 1
     assert read_strict_json(out / "robustness.json")[adapter]["data"] == curves
+    capsys.readouterr()
+    run(*arguments, "--corruptions", "fog", "--severities", "5", "--resume", "true")
+    row = capsys.readouterr().out.strip().splitlines()[-1]
+    fog = 100 * curves["fog"]["5"]  # neither the other severity nor the other corruption
+    assert [float(cell) for cell in row.split("|")[2:-1]] == pytest.approx([100 * clean, fog, fog], abs=0.01)
 
 
 @pytest.mark.parametrize(

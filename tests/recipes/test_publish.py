@@ -110,6 +110,25 @@ def test_the_card_says_what_was_measured_and_what_was_not(arguments, tmp_path):
     assert len(usage.strip().splitlines()) - 1 <= 10 and usage.index("import rein_hf") < usage.index("from PIL")
 
 
+def test_the_card_says_in_what_an_evaluation_differs_from_the_protocol(arguments, tmp_path):
+    """Else a reader takes one image, or the mean over some classes, for the paper's."""
+    settings = {"limit": 1, "crop": 32, "stride": 16, "bf16": True, "scored": "synthia13"}
+    domains = {"fog": {"data": "/home/me/fog", "images": 10, "size": "64x48"}, "rain": {"data": "rain", "images": 1}}
+    (tmp_path / "settings.json").write_text(json.dumps({"settings": settings, "domains": domains}))
+    run(arguments, card=str(tmp_path / "card.md"))
+    card = ModelCard.load(tmp_path / "card.md")
+    how = "windows of 32 every 16 pixels; seen at 64x48; mean over the 13 classes of synthia13"
+    assert f"\n| Fog | ten photos (1 of 10 images; {how}) | 12.35 | 50.00 |\n" in card.content
+    assert "windows of 32 every 16 pixels; mean over the 13" in card.content and "/home/me" not in card.content
+    assert "1 of 1 images" not in card.content  # which is all of them
+    assert card.data.eval_results[0].dataset_args == {"evaluated": f"(1 of 10 images; {how})"}
+    (tmp_path / "settings.json").write_text(json.dumps({"settings": {"bf16": True}, "domains": domains}))
+    run(arguments, card=str(tmp_path / "card.md"))
+    card = ModelCard.load(tmp_path / "card.md")
+    assert "| Fog | ten photos (seen at 64x48) |" in card.content and "| Rain | two photos |" in card.content
+    assert card.data.eval_results[-1].dataset_args is None
+
+
 def test_without_results_the_card_says_so(arguments, tmp_path):
     run(arguments, evaluation=[], card=str(tmp_path / "card.md"))
     card = ModelCard.load(tmp_path / "card.md")

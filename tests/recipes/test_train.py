@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -203,6 +204,18 @@ def test_evaluation_in_another_precision_follows_in_the_same_process(recipe, tmp
     for bf16 in (False, True):
         found = evaluate.main(dataclasses.replace(arguments, bf16=bf16, limit=1, sheet_rows=0))
         assert 0 <= found[str(tmp_path / "out")]["seen"]["mean_iou"] <= 1
+
+
+def test_domains_of_one_name_are_refused(recipe, tmp_path):
+    """Classes, weights and scores go by the name: those of the first would silently be the second's."""
+    other = shutil.copytree(tmp_path / "data", tmp_path / "other" / "data")
+    both = f"[{tmp_path / 'data'}, {other}]"
+    for key in ("train", "evaluate"):
+        with pytest.raises(ValueError, match=f"{key} has several domains of the name 'data': .*/data, .*other/data"):
+            run_recipe(recipe, f"--{key}", both)
+    domain = rein_hf.data.load_domain(str(other))
+    with pytest.raises(ValueError, match="domains has several domains of the name 'data'. Expected different names"):
+        SegmentationTrainer(None, None, domains=[domain, domain])
 
 
 def test_sources_of_different_classes_are_refused(recipe, tmp_path):

@@ -23,7 +23,7 @@ def nothing_is_loaded(monkeypatch):
     def load(*args, **kwargs):
         pytest.fail("something was loaded")
 
-    monkeypatch.setattr(train, "load_domain", load)
+    monkeypatch.setattr(train, "load_domains", load)
     monkeypatch.setattr(train, "build_segmenter", load)
 
 

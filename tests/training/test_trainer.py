@@ -191,6 +191,31 @@ def test_what_may_change_does(recipe, finished, straight):
     assert trainer.state.global_step == 4 and equal_adapters(straight, finished)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--load_best_model_at_end", "true", "--metric_for_best_model", "miou"),
+        ("--lr_scheduler_type", "greedy"),
+    ],
+)
+def test_where_scores_decide_all_are_of_the_same_data(recipe, tmp_path, monkeypatch, options):
+    """The best step would be one of an easier target; the learning rate would fall by a jump between two targets."""
+    options = ("--eval_strategy", "steps", "--eval_steps", "1", "--save_steps", "1", *options)
+    kill(monkeypatch, SegmentationTrainer, "training_step", 4)
+    with pytest.raises(Killed):
+        run_recipe(recipe, *options)
+    for change, message in (
+        (["--evaluate", f"[other={tmp_path / 'data'}]"], "evaluate was .*seen=.*, is .*other="),
+        (["--eval_limit", "1"], "eval_limit was None, is 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run_recipe(recipe, *options, *change)
+    for kind in ("images", "labels"):
+        shutil.copy(tmp_path / "data" / kind / "0.png", tmp_path / "data" / kind / "9.png")
+    with pytest.raises(ValueError, match="is {'data': 7}; images_evaluated was {'seen': 6}, is {'seen': 7}"):
+        run_recipe(recipe, *options)
+
+
 def test_more_data_does_not_go_on(recipe, finished, tmp_path):
     for kind in ("images", "labels"):
         shutil.copy(tmp_path / "data" / kind / "0.png", tmp_path / "data" / kind / "9.png")
