@@ -13,7 +13,6 @@ import torch
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import (
-    Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
     PreTrainedConfig,
     PreTrainedModel,
@@ -217,7 +216,3 @@ def quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bar:
             transformers_logging.enable_progress_bar()
-
-
-# Without this, every Mask2Former on our backbone is called unsupported in a warning.
-Mask2FormerConfig.backbones_supported = [*Mask2FormerConfig.backbones_supported, ViTPyramidConfig.model_type]

@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 import rein_hf
 from rein_hf import ReinConfig, ViTPyramidConfig
+from rein_hf.backbone import backbone_of, cast_frozen_weights
 from rein_hf.hub import with_base_config
 from tests.support.adapters import change_tensors
 from tests.support.models import perturb
@@ -211,3 +212,11 @@ def test_a_whole_segmenter_takes_no_backbone(segmenter, vit_folder, tmp_path):
     segmenter.save_pretrained(tmp_path / "whole")
     with pytest.raises(ValueError, match="a whole segmenter, which has its own backbone; found"):
         rein_hf.from_pretrained(tmp_path / "whole", backbone=vit_folder)
+
+
+def test_a_backbone_whose_weights_were_rounded_is_not_saved(rein_model, tmp_path):
+    cast_frozen_weights(backbone_of(rein_model), torch.bfloat16)
+    with pytest.raises(ValueError, match="weights were cast to torch.bfloat16 .*Save the adapter alone"):
+        rein_model.save_pretrained(tmp_path / "both", with_backbone=True)
+    assert not (tmp_path / "both").exists()
+    rein_model.save_pretrained(tmp_path / "adapter")

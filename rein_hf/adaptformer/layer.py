@@ -145,7 +145,7 @@ class PendingDelta:
 
 
 class ForgetDelta(nn.Module):
-    """Forward pre-hook of a block's attention: no delta is waiting. A module for the reason of `RefinementHook`."""
+    """Forward pre-hook of a block's attention: no delta is waiting. A module for the reason of `LayerHook`."""
 
     def __init__(self, pending: PendingDelta) -> None:
         super().__init__()

@@ -92,6 +92,8 @@ def build_trainer(
     model = build_model(
         recipe, id2label=dict(enumerate(classes)), palette=None if colours == palette_of(classes) else colours
     )
+    if any(source.is_streamed for source in sources):
+        args.dataloader_num_workers = min(args.dataloader_num_workers, 1)
     masks = head_of(model.config.model_type).classifies_masks
     processor = build_image_processor(recipe.patch_size, recipe.backbone)
     samples = TrainingSamples(

@@ -8,6 +8,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+from torch.utils.data import get_worker_info
 
 
 # Number of samples that are kept in memory, to yield one of them at random.
@@ -71,6 +72,9 @@ class ShuffledStream:
     `SHUFFLE_BUFFER`. Positions should grow: samples that are skipped are read but not decoded, and a smaller position
     than the last one reads the stream again from the start. Files are read in their order. (`IterableDataset.shuffle`
     of datasets 5.2 is not used: it reads files in threads, which deadlock when an iteration is abandoned.)
+
+    Of several worker processes each would have to read the whole stream, and datasets gives each a part of the files:
+    one worker at most reads it.
     """
 
     def __init__(self, stream: Stream, seed: int):
@@ -79,10 +83,16 @@ class ShuffledStream:
         self._position = 0
 
     def __getitem__(self, position: int) -> dict[str, Any]:
+        if (worker := get_worker_info()) is not None and worker.num_workers > 1:
+            raise ValueError(
+                f"{worker.num_workers} worker processes read a streamed data set, of which each would see a part of "
+                "the files; expected one at most: dataloader_num_workers: 1."
+            )
         if self._rows is None or position < self._position:
             self._rows, self._position = self._endless(), 0
-        row = next(itertools.islice(self._rows, position - self._position, None))
-        self._position = position + 1
+        rows, self._rows = self._rows, None  # after an error, as of a lost connection, from the start
+        row = next(itertools.islice(rows, position - self._position, None))
+        self._rows, self._position = rows, position + 1
         return self.stream.decoded(row)
 
     def _endless(self) -> Iterator[dict[str, Any]]:

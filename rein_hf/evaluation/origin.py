@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import zlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from torch import nn
 
 from ..backbone import backbone_of
-from ..data import Domain
+
+
+if TYPE_CHECKING:
+    from ..data import Domain
 
 
 def weights_checksum(model: nn.Module) -> str:

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..backbone.transforms import keeps_tensors
 from ..inference import batched_by_size, label_maps, prepare_image, read_ahead, segment
 from ..labels import class_names_of
 from .metrics import MeanIoU
@@ -49,14 +50,17 @@ def evaluate_domain(
         "name/group".
 
     Raises:
-        ValueError: the labels are not public, the model has other classes, or a file cannot be read.
+        ValueError: the labels are not public, the model has other classes, or a file cannot be read; `limit` is below
+            1.
     """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; expected a number of images, 1 at least, or None for all.")
     read = partial(read_sample, domain=domain, transform=transform)
     if domain.is_streamed:
         groups, total = set(), None
         samples = map(read, domain.dataset.share(accelerator.process_index, accelerator.num_processes, limit))
     else:
-        indices = evenly_spaced_indices(len(domain.dataset), limit or len(domain.dataset))
+        indices = evenly_spaced_indices(len(domain.dataset), len(domain.dataset) if limit is None else limit)
         column = domain.dataset.with_format(None)["domain"]
         groups = {column[index] for index in indices}
         own_indices = indices[accelerator.process_index :: accelerator.num_processes]
@@ -109,7 +113,13 @@ def in_classes_of(domain: Domain, label: torch.Tensor, model: nn.Module) -> torc
     names = class_names_of(model.config.id2label, "id2label of the model")
     ids = np.arange(len(names), dtype=np.uint8)
     classes = domain.predictions(ids, classes=list(names))
-    return label if np.array_equal(ids, classes) else torch.from_numpy(classes).to(label.device)[label.long()]
+    return label if np.array_equal(ids, classes) else _class_table(tuple(classes.tolist()), label.device)[label.long()]
+
+
+@keeps_tensors(32)
+def _class_table(classes: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Class ids as uint8, on a device: a copy for each image would wait for the model."""
+    return torch.tensor(classes, dtype=torch.uint8, device=device)
 
 
 def _finish(domain: Domain, begun: list[tuple[dict[str, Any], Callable[[], None]]]) -> None:

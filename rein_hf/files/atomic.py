@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     ```
     """
-    partial = path.with_name(f".partial-{path.name}")  # keeps the suffix, by which image libraries choose the format
+    # of this writer alone; with the suffix, by which image libraries choose the format
+    partial = path.with_name(f".partial-{secrets.token_hex(4)}-{path.name}")
     try:
         yield partial
         with open(partial, "rb") as file:

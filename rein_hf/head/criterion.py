@@ -209,7 +209,7 @@ class ReinCriterion(Mask2FormerLoss):
     def get_num_masks(self, class_labels: list[torch.Tensor], device: torch.device) -> torch.Tensor:
         """Average number of masks per process, at least one, a 0-dim tensor. An image without masks counts as one, as
         in the reference."""
-        num_masks = torch.tensor(self.totals(class_labels)[0], device=device)
+        num_masks = torch.full((), self.totals(class_labels)[0], device=device)
         if PartialState._shared_state:
             num_masks = reduce(num_masks, reduction="mean")
         return num_masks.clamp(min=1)

@@ -184,19 +184,20 @@ def _launch(kernel, tensors: list[torch.Tensor], shapes: list[int], weights: tor
     batch, queries, heads, levels, points = weights.shape
     channels = values.shape[-1] // heads
     grid = (triton.cdiv(queries, BLOCK_QUERIES), batch * heads)
-    kernel[grid](
-        *tensors,
-        tuple(shapes),
-        queries,
-        values.shape[1],
-        HEADS=heads,
-        LEVELS=levels,
-        POINTS=points,
-        CHANNELS=channels,
-        BLOCK=BLOCK_QUERIES,
-        BLOCK_CHANNELS=triton.next_power_of_2(channels),
-        TYPE=tl.float64 if values.dtype == torch.float64 else tl.float32,
-    )
+    with torch.cuda.device_of(values):  # Triton launches on the current device, wherever the tensors are
+        kernel[grid](
+            *tensors,
+            tuple(shapes),
+            queries,
+            values.shape[1],
+            HEADS=heads,
+            LEVELS=levels,
+            POINTS=points,
+            CHANNELS=channels,
+            BLOCK=BLOCK_QUERIES,
+            BLOCK_CHANNELS=triton.next_power_of_2(channels),
+            TYPE=tl.float64 if values.dtype == torch.float64 else tl.float32,
+        )
 
 
 def forward(

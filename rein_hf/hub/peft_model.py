@@ -14,6 +14,7 @@ from safetensors import safe_open
 from transformers.pipelines.base import SUPPORTED_PEFT_TASKS
 
 from ..tuner.architectures import find_vision_encoder
+from ..tuner.base import refuse_prepared
 from ..tuner.recorded import check_recorded
 from .backbone_path import write_relative_backbone
 from .base_config import read_adapter_config
@@ -115,6 +116,11 @@ class SegmenterPeftModel(PeftModel):
     def create_or_update_model_card(self, output_dir: str) -> None:
         """Does nothing: [`save_pretrained`] writes a card when the files are there that it tells of."""
 
+    def train(self, mode: bool = True):
+        if mode:
+            refuse_prepared(self)  # before any part is in training mode
+        return super().train(mode)
+
     def save_pretrained(self, save_directory: str | os.PathLike, with_backbone: bool = False, **kwargs: Any) -> None:
         """Saves the adapters, the head among them, and on demand the backbone.
 
@@ -126,7 +132,18 @@ class SegmenterPeftModel(PeftModel):
             with_backbone (`bool`): whether to save the backbone as well, into the folder `backbone`, where
                 [`rein_hf.from_pretrained`] finds it: then nothing else is needed to load the model.
             kwargs: further arguments of `PeftModel.save_pretrained`.
+
+        Raises:
+            ValueError: the backbone is to be saved, and its weights were cast to half precision, as they are while a
+                run in bfloat16 trains.
         """
+        cast = {getattr(module, "autocast_dtype", None) for module in self.modules()} - {None}
+        if with_backbone and cast:
+            raise ValueError(
+                f"with_backbone is true, and the backbone's weights were cast to {cast.pop()} (by a run in this "
+                "precision, or by cast_frozen_weights): they would be saved rounded. Save the adapter alone, load it "
+                "with rein_hf.from_pretrained, and save that with_backbone."
+            )
         # no embedding of words is there to be saved, and by default peft asks the Hub whether there is
         kwargs.setdefault("save_embedding_layers", False)
         super().save_pretrained(save_directory, **kwargs)

@@ -51,7 +51,8 @@ def rows_at_once(maps: torch.Tensor, size: tuple[int, int]) -> int:
     """How many rows of maps (B, h, w, c) that are resized to `size` are computed together."""
     if maps.device.type == "cpu":
         return CPU_ROWS
-    row = len(maps) * size[1] * maps.shape[-1] * maps.element_size()
+    # integers are resized in float32
+    row = len(maps) * size[1] * maps.shape[-1] * (maps.element_size() if maps.is_floating_point() else 4)
     return max(STRIP_BYTES // row, CPU_ROWS)
 
 

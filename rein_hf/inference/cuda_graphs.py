@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -50,6 +51,15 @@ class Recorder:
         self.device, self.calls = device, 0
         self._stream = torch.cuda.Stream(device)
         self._memory = torch.cuda.graph_pool_handle()
+        self._used = torch.cuda.Event()
+
+    @contextmanager
+    def using_memory(self) -> Iterator[None]:
+        """For what reads or writes the shared memory: it waits for what others, on other streams, do with it."""
+        current = torch.cuda.current_stream(self.device)
+        current.wait_event(self._used)
+        yield
+        self._used.record(current)
 
     def run(self, call: Callable[[], object]) -> object:
         """Runs a call on the stream that it will be recorded on."""
@@ -71,8 +81,9 @@ class Recorder:
 
 
 class ModelState:
-    """What a graph of a model depends on besides its inputs: the model's parts, tensors and adapters. What is written
-    into a tensor changes nothing of it, except where a layer may have kept what it computed of that."""
+    """What a graph of a model depends on besides its inputs: the model's parts, tensors, adapters, modes (training or
+    not) and settings. What is written into a tensor changes nothing of it, except where a layer may have kept what it
+    computed of that."""
 
     def __init__(self, model: nn.Module) -> None:
         modules = list(model.modules())
@@ -81,14 +92,25 @@ class ModelState:
         self._tensors = [(value, value.data_ptr()) for *_, value in self._found if isinstance(value, torch.Tensor)]
         self._adapted = [one for one in modules if isinstance(one, (BaseTunerLayer, AuxiliaryTrainingWrapper))]
         self._loaded = [(one, one.times_loaded) for one in modules if isinstance(one, BackboneTunerLayer)]
+        self._modes = [(module, module.training) for module in modules]
+        configs = {id(config): config for module in modules if (config := getattr(module, "config", None)) is not None}
+        self._configs = [(config, self._settings(config)) for config in configs.values()]
 
     def holds(self) -> bool:
-        """Whether all parts and tensors are still there, at the same place in memory."""
+        """Whether all parts and tensors are still there, at the same place in memory, and all modes and settings as
+        they were."""
         return (
             all(entry.get(name) is value for entry, name, value in self._found)
             and all(tensor.data_ptr() == pointer for tensor, pointer in self._tensors)
             and all(layer.times_loaded == times for layer, times in self._loaded)
+            and all(module.training is mode for module, mode in self._modes)
+            and all(self._settings(config) == settings for config, settings in self._configs)
         )
+
+    @staticmethod
+    def _settings(config: object) -> tuple:
+        """What may be changed of a configuration once a model is made of it."""
+        return tuple(getattr(config, "out_indices", None) or ()), getattr(config, "_attn_implementation", None)
 
     def adapters(self) -> tuple:
         """Which adapters are active, which of them are merged, and whether they are disabled."""
@@ -148,8 +170,9 @@ class Graph:
 
     def __call__(self, inputs: list[torch.Tensor]) -> object:
         """The same for other inputs, in memory of its own."""
-        self._compute_for(inputs)
-        return tree_unflatten([output.clone() for output in self._outputs], self._structure)
+        with self.recorder.using_memory():
+            self._compute_for(inputs)
+            return tree_unflatten([output.clone() for output in self._outputs], self._structure)
 
     def _compute_for(self, inputs: list[torch.Tensor]) -> None:
         for memory, one in zip(self._inputs, inputs, strict=True):
@@ -193,9 +216,9 @@ class GraphedCalls(OfOneModel, ABC):
         self._graphs: dict[tuple, Graph | None] = {}
 
     def __call__(self, *args, **kwargs) -> object:
-        if not self.applies():
-            return self.call(*args, **kwargs)
         values = (*args, *kwargs.values())
+        if not self.applies(_tensors(values)):
+            return self.call(*args, **kwargs)
         with self._lock:
             if not self.state.holds():
                 self._forget()
@@ -241,7 +264,7 @@ class GraphedCalls(OfOneModel, ABC):
         return torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
 
     @abstractmethod
-    def applies(self) -> bool:
+    def applies(self, inputs: list[torch.Tensor]) -> bool:
         """Whether a call that is made now is one of those that are recorded."""
 
     @abstractmethod
@@ -252,7 +275,7 @@ class GraphedCalls(OfOneModel, ABC):
 class GraphedInference(GraphedCalls):
     """Calls without gradients of a model in eval mode; all others are computed as always."""
 
-    def applies(self) -> bool:
+    def applies(self, inputs: list[torch.Tensor]) -> bool:
         return not (torch.is_grad_enabled() or self.model.training)
 
     def graph(self, call: Callable[..., object], inputs: list[torch.Tensor]) -> Graph:

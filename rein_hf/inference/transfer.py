@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 
+from ..backbone.transforms import keeps_tensors
 from ..images import normalize, normalized_levels
 
 
@@ -34,11 +35,18 @@ def start_copy(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
     return wait
 
 
+@keeps_tensors(8)
+def _levels_on_device(levels: bytes, device: torch.device) -> torch.Tensor:
+    """Levels (3, 256) of float32, on a device: a copy for each image would wait for the model."""
+    return torch.frombuffer(bytearray(levels), dtype=torch.float32).view(3, -1).to(device)
+
+
 def pixel_values_of(processor, pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Pixels (3, H, W) of uint8 as an image processor normalises them, (1, 3, H, W), on a device: bit for bit, and
     computed there, if the processor is Mask2Former's and does not resize."""
     if isinstance(processor, Mask2FormerImageProcessorPil) and not processor.do_resize:
-        return normalize(to_device(pixels, device), normalized_levels(processor).to(device))[None]
+        levels = _levels_on_device(normalized_levels(processor).numpy().tobytes(), device)
+        return normalize(to_device(pixels, device), levels)[None]
     image = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()))
     values = processor(image, return_tensors="pt")["pixel_values"].to(device)
     return values[..., : pixels.shape[1], : pixels.shape[2]]  # padded window by window instead

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from ..backbone.transforms import keeps_tensors
 from ..head import head_of
 from ..images import image_tensor, upright_rgb
 from ..labels import MAX_CLASSES
@@ -79,7 +80,10 @@ def slide_inference(
         for left in _window_starts(width, crop, stride)
     ]
     if len(windows) == 1:
-        return next(_window_scores(model, pixel_values[None]))
+        scores = next(_window_scores(model, pixel_values[None]))
+        if progress is not None:
+            progress(1, 1)
+        return scores
     scores = None
     at_once = windows_at_once(model, min(crop, height), min(crop, width), len(pixel_values), pixel_values.device)
     for first in range(0, len(windows), at_once):
@@ -91,10 +95,8 @@ def slide_inference(
             scores[..., rows, columns] += added
         if progress is not None:
             progress(first + len(batch), len(windows))
-    rows_seen, columns_seen = (  # by how many windows, along each side
-        _count_windows(side, crop, stride).to(scores) for side in (height, width)
-    )
-    return scores.div_(rows_seen[:, None] * columns_seen)
+    rows_seen, columns_seen = (_count_windows(side, crop, stride, scores.device) for side in (height, width))
+    return scores.div_((rows_seen[:, None] * columns_seen).to(scores.dtype))
 
 
 def window_sides(model: nn.Module, crop: int | None = None, stride: int | None = None) -> tuple[int, int]:
@@ -173,9 +175,10 @@ def _window_starts(length: int, crop: int, stride: int) -> list[int]:
     return [min(start, last_start) for start in range(0, last_start + stride, stride)]
 
 
-def _count_windows(length: int, crop: int, stride: int) -> torch.Tensor:
-    """How many windows show each of `length` pixels."""
-    count = torch.zeros(length)
+@keeps_tensors(32)
+def _count_windows(length: int, crop: int, stride: int, device: torch.device) -> torch.Tensor:
+    """How many windows show each of `length` pixels, computed where it is used: a copy would wait for the model."""
+    count = torch.zeros(length, device=device)
     for start in _window_starts(length, crop, stride):
         count[start : start + crop] += 1
     return count

@@ -17,11 +17,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 
 from ..data.spec import parse_spec
 from ..files import atomic_write, sync_folder
 from ..hub.backbone_path import path_from
+from .lost_connection import is_lost_connection
 
 
 MANIFEST = "manifest.json"
@@ -109,7 +111,10 @@ def explain_disk_errors(output_dir: Path, name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch raises a RuntimeError on a full disk
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # on a full disk torch raises a RuntimeError, as it does when it is out of memory or has lost a process
+        if isinstance(error, torch.OutOfMemoryError) or is_lost_connection(error):
+            raise
         discard_partial(output_dir)
         free = shutil.disk_usage(output_dir).free / 1e9
         kept = ", ".join(path.name for path in list_checkpoints(output_dir)) or "none"

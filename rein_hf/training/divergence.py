@@ -31,8 +31,6 @@ class LossGuard:
 
     def watch(self, loss: torch.Tensor, names: list[str], batch: dict[str, Any]) -> None:
         """Takes the loss of a micro-batch; to be called before its backward pass."""
-        if self._count is not None:  # the previous step is over
-            self.losses, self._count, self._copied = [], None, None
         self.losses.append((loss.detach(), names, batch))
         if self.accelerator.sync_gradients:
             bad = sum((~loss.isfinite()).float() for loss, _, _ in self.losses)
@@ -45,7 +43,10 @@ class LossGuard:
         """Whether a loss of this step is not finite in any process; to be called before the optimizer's step."""
         if self._copied is not None:
             self._copied.synchronize()
-        return bool(self._count)
+        found = bool(self._count)
+        if not found:  # nothing to save: the batches need not be there any longer
+            self.losses, self._count, self._copied = [], None, None
+        return found
 
     def save(self, folder: Path, step: int) -> str:
         """Writes the batches whose losses are not finite as safetensors (lists of tensors as `name.0`, `name.1`, ...).

@@ -66,7 +66,8 @@ class TrainingGraph(Graph):
         self._outputs = [output.detach() for output in self._outputs]
 
     def __call__(self, inputs: list[torch.Tensor]) -> object:
-        self._compute_for(inputs)
+        with self.recorder.using_memory():
+            self._compute_for(inputs)
         return tree_unflatten(_Step.apply(self, *self._weights), self._structure)
 
     def results(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -123,10 +124,11 @@ class _Step(torch.autograd.Function):
 
 
 class GraphedSteps(GraphedCalls):
-    """Calls with gradients of a model in training mode; all others are computed as always."""
+    """Calls with gradients of the weights of a model in training mode; all others are computed as always."""
 
-    def applies(self) -> bool:
-        return torch.is_grad_enabled() and self.model.training
+    def applies(self, inputs: list[torch.Tensor]) -> bool:
+        of_inputs = any(tensor.requires_grad for tensor in inputs)
+        return torch.is_grad_enabled() and self.model.training and not of_inputs
 
     def depends_on(self) -> tuple:
         return *super().depends_on(), *self.state.trained()

@@ -22,11 +22,16 @@ def explain_lost_connection(rank: int, processes: int) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:  # gloo raises no other kind
-        if processes == 1 or not (isinstance(error, distributed.DistError) or "gloo" in str(error)):
+    except RuntimeError as error:
+        if processes == 1 or not is_lost_connection(error):
             raise
         raise ConnectionError(
             f"Process {rank} of {processes} has lost the connection to another one, which has ended, with its machine "
             f"perhaps ({str(error).splitlines()[0]}). Nothing that was saved is lost: start the same command on every "
             "machine again, and the run goes on from the last whole checkpoint."
         ) from error
+
+
+def is_lost_connection(error: Exception) -> bool:
+    """Whether an error is one of torch's communication between processes. Those of gloo have no class of their own."""
+    return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))

@@ -166,7 +166,9 @@ class SegmentationTrainer(CheckpointingTrainer):
         labels = [batch["class_labels"] for batch in batches]
         divisors = [sum(column) for column in zip(*map(self.criterion.totals, labels), strict=True)]
         unlabelled = sum(len(classes) == 0 for batch in labels for classes in batch)
-        sums = self.accelerator.reduce(torch.tensor([*divisors, unlabelled], device=device), reduction="sum")
+        # filled there: a copy from here would wait for the step before
+        counts = torch.stack([torch.full((), float(count), device=device) for count in (*divisors, unlabelled)])
+        sums = self.accelerator.reduce(counts, reduction="sum")
         num_micro_batches = len(batches) * self.accelerator.num_processes
         self.criterion.averages = sums[:2] / num_micro_batches if num_micro_batches > 1 else None
         self._num_unlabelled += sums[2]

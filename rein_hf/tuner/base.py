@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 
@@ -164,12 +165,45 @@ class ReinTunerLayer(BackboneTunerLayer):
     )
 
     def train(self, mode: bool = True):
-        if mode and self.weights_are_fixed:
-            raise ValueError(
-                "This model was prepared for inference (prepare_for_inference): products of its weights are kept, and "
-                "would not follow new weights. Load it anew to train it."
-            )
+        if mode:
+            refuse_prepared(self)
         return super().train(mode)
+
+
+class LayerHook(nn.Module):
+    """
+    Hook of a block, or of a part of one, that belongs to a [`BackboneTunerLayer`] around the blocks.
+
+    It is a module, though no submodule of any other, because torch.compile keeps the attributes of a module constant.
+    An integer that a function closes over or that `functools.partial` binds becomes symbolic as soon as the hook of a
+    second block is traced, and a symbolic integer cannot say which block it is.
+
+    Args:
+        layer: the layer. It is neither a submodule nor kept alive: it has the block, which has this hook, and in such
+            a circle a model's memory would not be free when the model is deleted.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = weakref.ref(layer)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "layer": self.layer()}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__({**state, "layer": weakref.ref(state["layer"])})
+
+
+def refuse_prepared(model: nn.Module) -> None:
+    """
+    Raises:
+        ValueError: the model is to be trained, and was prepared for inference.
+    """
+    if any(getattr(module, "weights_are_fixed", False) for module in model.modules()):
+        raise ValueError(
+            "This model was prepared for inference (prepare_for_inference): products of its weights are kept, and "
+            "would not follow new weights. Load it anew to train it."
+        )
 
 
 def execution_device(module: nn.Module) -> torch.device:

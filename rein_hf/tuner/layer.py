@@ -182,7 +182,7 @@ class ReinLayer(ReinTunerLayer, BlockListLayer):
 
     def _forget_computed(self) -> None:
         super()._forget_computed()
-        self._shared_factors.kept.clear()
+        self._shared_factors.forget()
 
     def refined_blocks(self, adapter_name: str) -> list[int] | range:
         """The blocks that an adapter refines, counted from 0, in the order of its tokens."""

@@ -100,7 +100,7 @@ class ReinQueries(nn.Module, ReinTunerLayer):
             raise ValueError(NO_DATA_PARALLEL)
         device = execution_device(self.base_layer)
         autocast = torch.get_autocast_dtype(device.type) if is_autocast_enabled(device.type) else None
-        key = (adapter, device, autocast)
+        key = (adapter, device, autocast, self.base_layer.weight.dtype)
         is_fixed = self.weights_are_fixed and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if is_fixed and key in self._kept:
             return self._kept[key]

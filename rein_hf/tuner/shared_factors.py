@@ -26,6 +26,11 @@ class SharedFactors:
         # of fixed weights: by adapter, device and type
         self.kept: dict[tuple, dict[int, Factors]] = {}
 
+    def forget(self) -> None:
+        """To be called where weights are others now."""
+        self.pending = None
+        self.kept.clear()
+
     def __getstate__(self) -> dict:
         # copies of a model share nothing with a forward pass that did not end
         return {"pending": None, "kept": {}}

@@ -10,32 +10,32 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from ..tuner import NO_DATA_PARALLEL
+from ..tuner.base import LayerHook
 
 
 if TYPE_CHECKING:
     from .layer import VPTLayer
 
 
-class BlockHook(nn.Module):
+class BlockHook(LayerHook):
     """
-    Hook of one block of a [`VPTLayer`]. A module, which no other has, for the reason of `RefinementHook`.
+    Hook of one block of a [`VPTLayer`].
 
     Args:
-        layer ([`VPTLayer`]): the layer; it is not registered as a submodule.
+        layer ([`VPTLayer`]): see [`LayerHook`].
         index (`int`): number of the block in it, counted from 0.
     """
 
     def __init__(self, layer: VPTLayer, index: int = 0) -> None:
-        super().__init__()
+        super().__init__(layer)
         self.index = index
-        self._layer = (layer,)  # a tuple registers no submodule
 
 
 class InsertPrompts(BlockHook):
     """Forward pre-hook: puts the prompts among the block's tokens."""
 
     def forward(self, block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
-        layer = self._layer[0]
+        layer = self.layer()
         if not layer.number_of_prompts(self.index):
             return None
         if getattr(block, "_is_replica", False):
@@ -59,7 +59,7 @@ class RemovePrompts(BlockHook):
     """Forward hook: takes the prompts out of the block's output."""
 
     def forward(self, block: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
-        layer = self._layer[0]
+        layer = self.layer()
         number = layer.number_of_prompts(self.index)
         return layer.remove(number, output) if number else None
 
@@ -68,7 +68,7 @@ class CleanStem(BlockHook):
     """Forward hook of the vision transformer, see [`VPTLayer.watch_stem`]."""
 
     def forward(self, encoder: nn.Module, args: tuple, output: Any) -> Any:
-        layer = self._layer[0]
+        layer = self.layer()
         number = layer.number_of_prompts(0)
         if not number or not isinstance(output, (ModelOutput, tuple)):
             return None

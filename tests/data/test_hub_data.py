@@ -7,6 +7,7 @@ import datasets
 import numpy as np
 import pytest
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from rein_hf.data import Stream, TrainingSamples, load_domain
 
@@ -119,3 +120,34 @@ def test_an_empty_stream(parquet):
 def test_a_stream_has_no_names_to_choose_by(parquet):
     with pytest.raises(ValueError, match="is streamed; every, skip_every and exclude need streaming=false"):
         load_domain(spec(parquet, True) + "#every=2")
+
+
+def test_one_worker_reads_a_stream_and_several_are_refused(parquet):
+    """datasets gives each of several a part of the files, so that samples would depend on their number."""
+    stream = load_domain(spec(parquet, True)).dataset
+    expected = [name for name, _ in seen(TrainingSamples([stream], 12, named, seed=3), range(12))]
+    samples = TrainingSamples([stream], 12, named, seed=3)
+    loaded = DataLoader(samples, batch_size=None, num_workers=1, collate_fn=lambda sample: sample)
+    assert [sample["name"] for sample in loaded] == expected
+    with pytest.raises(ValueError, match="2 worker processes read a streamed data set.*dataloader_num_workers: 1"):
+        list(DataLoader(samples, batch_size=None, num_workers=2, collate_fn=lambda sample: sample))
+
+
+def test_after_a_lost_connection_a_stream_is_read_from_the_start(parquet, monkeypatch):
+    stream = load_domain(spec(parquet, True)).dataset
+    expected = seen(TrainingSamples([stream], 9, named, seed=3), range(9))
+    samples, rows = TrainingSamples([stream], 9, named, seed=3), list(stream.dataset)
+    lost = [True]
+
+    class Connection:
+        def __iter__(self):
+            yield from rows[:4]
+            if lost:
+                lost.clear()
+                raise ConnectionError("lost")
+            yield from rows[4:]
+
+    monkeypatch.setattr(stream, "dataset", Connection())
+    with pytest.raises(ConnectionError):
+        samples[0]
+    assert seen(samples, range(9)) == expected

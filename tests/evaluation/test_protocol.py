@@ -196,6 +196,11 @@ def test_numbers_of_a_known_predictor(folders, tmp_path, monkeypatch, capsys):
     assert subset["mean_iou"] == pytest.approx(2.5 / 4)
 
 
+def test_a_limit_is_a_number_of_images(folders):
+    with pytest.raises(ValueError, match="limit is 0; expected a number of images, 1 at least, or None for all"):
+        evaluate_domain(Predictor(), None, load_domain(spec(folders, "cityscapes", "val")), Accelerator(), limit=0)
+
+
 @pytest.mark.filterwarnings("ignore:.* holds .* of the .* images")
 def test_submission_of_a_known_predictor(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(rein_hf, "from_pretrained", lambda *args, **kwargs: Predictor())

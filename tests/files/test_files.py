@@ -42,3 +42,13 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
         partial.write_text("half")
         raise KeyboardInterrupt
     assert path.read_text() == "old" and [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_two_writers_of_one_file(tmp_path):
+    """Two runs into one folder: what is there is what one of them wrote, whole."""
+    path = tmp_path / "a.txt"
+    with atomic_write(path) as first, atomic_write(path) as second:
+        first.write_text("all of the first")
+        second.write_text("half")
+        assert first != second and first.suffix == ".txt"
+    assert path.read_text() == "all of the first" and [file.name for file in tmp_path.iterdir()] == ["a.txt"]

@@ -52,6 +52,8 @@ def test_rows_of_a_strip():
     maps = torch.empty(1, 128, 128, 100)
     assert budget.rows_at_once(maps, (512, 512)) == 16
     assert budget.rows_at_once(maps.to("meta"), (512, 512)) == 2**28 // (512 * 100 * 4) > 512
+    photo = torch.empty(1, 128, 128, 3, dtype=torch.uint8, device="meta")  # of which strips are float32
+    assert budget.rows_at_once(photo, (512, 512)) == 2**28 // (512 * 3 * 4)
     assert budget.rows_at_once(torch.empty(8, 1, 1, 100, device="meta"), (512, 99999)) == 16
 
 

@@ -9,11 +9,12 @@ from unittest import mock
 import pytest
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from transformers import Dinov2Config
 
-from rein_hf import ReinConfig, slide_inference
+from rein_hf import ReinConfig, ViTPyramidBackbone, ViTPyramidConfig, slide_inference
 from rein_hf.backbone import backbone_of
 from rein_hf.inference import compile_segmenter, cuda_graphs, prepare_for_inference
-from rein_hf.inference.cuda_graphs import GraphedInference, Recorder
+from rein_hf.inference.cuda_graphs import GraphedInference, ModelState, Recorder
 from rein_hf.tuner import ReinLayer
 from tests.support.models import perturb
 from tests.support.recorded_operators import DEVICES, recording_on
@@ -142,6 +143,24 @@ def test_what_is_put_in_the_place_of_a_tensor_or_module_is_recorded_anew(rein_mo
     assert torch.equal(after, before) == (change == "buffer") and len(calls) == (1 if change == "buffer" else 2)
 
 
+def test_settings_that_change_are_recorded_anew(rein_model, recorded):
+    device, calls = recorded
+    compile_segmenter(rein_model.to(device), backend="cudagraphs")
+    pixel_values = images(device, 1, 3, 64, 64)
+    for _ in range(3):
+        check(rein_model, pixel_values)
+    backbone_of(rein_model).vit.set_attn_implementation("eager")
+    for _ in range(3):
+        check(rein_model, pixel_values)
+    assert len(calls) == 2
+    vit = Dinov2Config(hidden_size=32, num_hidden_layers=6, num_attention_heads=2, patch_size=16, image_size=64)
+    backbone = ViTPyramidBackbone(ViTPyramidConfig(backbone_config=vit))
+    state = ModelState(backbone)
+    assert state.holds()
+    backbone.out_indices = [1, 2, 3, 4]
+    assert not state.holds() and ModelState(backbone).holds()
+
+
 def test_autocast_gradients_and_training_are_computed_as_they_should(rein_model, recorded):
     device, calls = recorded
     compile_segmenter(rein_model.to(device), backend="cudagraphs")
@@ -236,7 +255,7 @@ def test_a_cpu_has_none(rein_model):
 def test_how_a_gpu_is_told():
     """The calls of torch, as it declares them."""
     graph, order = mock.create_autospec(torch.cuda.CUDAGraph, instance=True), []
-    names = ("CUDAGraph", "Stream", "graph_pool_handle", "current_stream", "stream", "device", "graph")
+    names = ("CUDAGraph", "Stream", "Event", "graph_pool_handle", "current_stream", "stream", "device", "graph")
     with mock.patch.multiple(torch.cuda, **{name: mock.create_autospec(getattr(torch.cuda, name)) for name in names}):
         torch.cuda.CUDAGraph.return_value = graph
         torch.cuda.graph.return_value.__enter__.side_effect = lambda *_: order.append("begin")
@@ -250,6 +269,11 @@ def test_how_a_gpu_is_told():
         pool = torch.cuda.graph_pool_handle.return_value
         torch.cuda.graph.assert_called_once_with(graph, pool, stream, capture_error_mode="thread_local")
         torch.cuda.device.assert_called_once_with(torch.device("cuda", 1))
+        used = torch.cuda.Event.return_value
+        with recorder.using_memory():  # of another stream than the one before, perhaps
+            current.wait_event.assert_called_once_with(used)
+            used.record.assert_not_called()
+        used.record.assert_called_once_with(current)
     assert result == 2 and order == ["run", "begin", "recorded", "end"]
     replay()
     graph.replay.assert_called_once_with()

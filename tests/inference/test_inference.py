@@ -319,3 +319,10 @@ def test_requested_sizes(image, size, short_side, expected):
 def test_requested_sizes_that_are_none(size):
     with pytest.raises(ValueError, match=f"--size is {size!r}; expected WIDTHxHEIGHT"):
         requested_size((10, 10), size)
+
+
+@pytest.mark.parametrize(("size", "expected"), [((64, 64), [(1, 1)]), ((64, 96), [(2, 2)])])
+def test_progress_is_told_of_one_window_too(rein_model, size, expected):
+    calls = []
+    slide_inference(rein_model, torch.zeros(1, 3, *size), crop=64, progress=lambda *numbers: calls.append(numbers))
+    assert calls == expected

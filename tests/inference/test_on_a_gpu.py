@@ -69,7 +69,7 @@ def test_operators_are_counted_on_the_path_that_a_gpu_takes(rein_model, pixel_va
         assert count.names[name] == patched.names[name] > 0, name
 
 
-@pytest.mark.parametrize("side", [64, 50])
+@pytest.mark.parametrize("side", [64, 50, 150])  # one window, a smaller one, and several
 def test_labels_of_a_photo_need_nothing_of_the_host(rein_model, gpu, side):
     model = gpu.move(prepare_for_inference(rein_model))
     photo = gpu.tensor(torch.zeros(3, 120, 100, dtype=torch.uint8))
@@ -79,3 +79,11 @@ def test_labels_of_a_photo_need_nothing_of_the_host(rein_model, gpu, side):
     assert small.shape == (3, side, side * 5 // 6 + (side == 50)) and small.dtype == torch.uint8
     assert labels.shape == (1, 120, 100) and labels.dtype == torch.uint8 and labels.device.type == "cuda"
     assert not gpu.on_host
+
+
+def test_what_losses_are_divided_by_is_not_copied_from_the_host(rein_model, gpu):
+    """Such a copy would wait for the step before."""
+    criterion, classes = rein_model.get_base_model().criterion, [torch.arange(3), torch.arange(0)]
+    with gpu.running():
+        found = criterion.get_num_masks(classes, torch.device("cuda:0"))
+    assert found.device.type == "cuda" and not gpu.on_host

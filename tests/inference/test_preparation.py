@@ -144,8 +144,22 @@ def test_weights_that_were_written_into_are_seen_when_it_is_prepared_anew(rein_m
 
 def test_training_is_refused(rein_model):
     prepare_for_inference(rein_model).eval()
-    with pytest.raises(ValueError, match=r"was prepared for inference .* Load it anew to train it"):
+    for model in (rein_model, rein_model.get_base_model().model):
+        with pytest.raises(ValueError, match=r"was prepared for inference .* Load it anew to train it"):
+            model.train()
+    rein_model.eval()
+    with pytest.raises(ValueError, match="was prepared for inference"):
         rein_model.train()
+    assert not any(module.training for module in rein_model.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_what_is_kept_follows_the_type_of_the_model(rein_model, pixel_values, dtype):
+    model = prepare_for_inference(rein_model)
+    logits_of(model, pixel_values, None)
+    found = logits_of(model.to(dtype), pixel_values.to(dtype), None)
+    assert_equal(found, logits_of(copy.deepcopy(model), pixel_values.to(dtype), None))
+    assert all(one.dtype == dtype for one in found)
 
 
 def test_a_model_without_adapter(build, pixel_values):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 
+import datasets
 import pytest
 import torch
 from PIL import Image
@@ -225,3 +226,19 @@ def test_sources_of_different_classes_are_refused(recipe, tmp_path):
     cityscapes = rein_hf.data.Domain("cityscapes", domain.dataset)
     with pytest.raises(ValueError, match="The sources have different classes"):
         train.common_classes([domain, cityscapes])
+
+
+def test_one_worker_reads_a_stream(recipe, tmp_path, capsys):
+    """On a GPU there are several by default, and of several each would see a part of the files."""
+    domain = rein_hf.data.load_domain(str(tmp_path / "data"))
+    columns = {"image": domain.dataset["image"], "label": domain.dataset["label"]}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Image()})
+    (tmp_path / "stream").mkdir()
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(str(tmp_path / "stream" / "train.parquet"))
+    spec = f"stream=hub:{tmp_path / 'stream'}@train#streaming=true"
+    for workers, used in (("4", 1), ("0", 0)):
+        output = ("--output_dir", str(tmp_path / f"out{workers}"))
+        run_recipe(recipe, "--train", f"[{spec}]", "--dataloader_num_workers", workers, *output)
+        assert f"(dataloader_num_workers): {used}\n" in capsys.readouterr().out
+    one, none = adapter_weights(tmp_path / "out4"), adapter_weights(tmp_path / "out0")
+    assert all(torch.equal(one[name], none[name]) for name in one)

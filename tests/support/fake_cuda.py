@@ -51,6 +51,12 @@ class FakeCuda(TorchDispatchMode):
             # nor does autocast, where there is no CUDA
             stack.enter_context(mock.patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False))
             stack.enter_context(mock.patch("torch.cuda.is_bf16_supported", lambda *_: True))
+            for question, answer in (
+                ("mem_get_info", (2**36, 2**36)),
+                ("memory_reserved", 0),
+                ("memory_allocated", 0),
+            ):
+                stack.enter_context(mock.patch(f"torch.cuda.{question}", lambda *_, answer=answer: answer))
             stack.enter_context(self.mode)
             yield stack.enter_context(self)
 

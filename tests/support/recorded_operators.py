@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -64,6 +66,9 @@ class OperatorRecorder:
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.calls = device, 0
+
+    def using_memory(self):
+        return nullcontext()
 
     def run(self, call):
         return call()

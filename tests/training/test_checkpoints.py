@@ -131,6 +131,23 @@ def test_writes_that_fail_in_torch(output_dir, limit):
     assert not partial.exists() and len(names(output_dir)) == 3
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        torch.distributed.DistBackendError("NCCL communicator was aborted"),
+        RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer"),
+    ],
+)
+def test_what_is_no_fault_of_the_disk_is_not_called_one(output_dir, error):
+    """Making room would help nobody; and others may still be writing."""
+    partial = checkpoints.partial_folder(output_dir / "checkpoint-11")
+    with pytest.raises(type(error)) as raised, checkpoints.explain_disk_errors(output_dir, "checkpoint-11"):
+        partial.mkdir(parents=True)
+        raise error
+    assert raised.value is error and partial.exists()
+
+
 def test_files_are_placed_in_order(tmp_path, monkeypatch):
     partial = checkpoints.partial_folder(tmp_path / "model")
     partial.mkdir(parents=True)

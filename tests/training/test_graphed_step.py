@@ -130,15 +130,18 @@ def test_a_head_of_pixels(build, recorded):
     model = add_rein(model, ReinConfig(r=4, num_tokens=8, link_queries=False))
     labels = torch.zeros(2, 64, 64, dtype=torch.long, device=device)
     model, graphed = pair_of(model, device)
-    for number in range(3):
+    for number in range(6):
         for one in (model, graphed):
+            for module in one.modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    module.train(number < 3)  # a kind of its own: from then on statistics stay
             one.zero_grad()
             torch.manual_seed(number)
             pixel_loss(one(pixel_values=batch(device, number)["pixel_values"]), labels).backward()
         assert_close(gradients(graphed), gradients(model))
         for found, expected in zip(graphed.buffers(), model.buffers(), strict=True):
             torch.testing.assert_close(found, expected)
-    assert len(calls) == 2 and any("running_mean" in name for name, _ in model.named_buffers())
+    assert len(calls) == 4 and any("running_mean" in name for name, _ in model.named_buffers())
 
 
 def test_other_sizes_and_other_trained_weights_are_recorded_anew(rein_model, recorded):
@@ -180,6 +183,19 @@ def test_a_loss_that_is_kept_and_hooks_of_weights(rein_model, recorded):
     assert_close(gradients(graphed), gradients(model))
     assert len(calls) == 2 and [len(one) for one in seen] == [3, 3]
     assert all(parameter.grad is not None for parameter in weights)
+
+
+def test_gradients_of_images_are_computed_as_always(rein_model, recorded):
+    device, calls = recorded
+    model, graphed = pair_of(rein_model, device)
+    for seed in range(3):
+        inputs = batch(device, seed)
+        images = [inputs["pixel_values"].clone().requires_grad_() for _ in range(2)]
+        for one, pixel_values in zip((model, graphed), images, strict=True):
+            torch.manual_seed(seed)
+            one(**{**inputs, "pixel_values": pixel_values}).loss.backward()
+        torch.testing.assert_close(images[1].grad, images[0].grad)
+    assert not calls
 
 
 def test_evaluation_between_steps_is_computed_as_always(rein_model, recorded):

@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 import rein_hf
 from rein_hf.training import SegmentationTrainer, checkpoints
+from rein_hf.training.divergence import LossGuard
 from tests.support.runs import adapter_weights, equal_adapters, run_recipe, write_recipe
 
 
@@ -408,3 +410,12 @@ def test_another_number_of_processes_is_announced(recipe, tmp_path, straight, mo
     with pytest.warns(UserWarning, match=r"checkpoint-3 was saved by 2 process\(es\); 1 go on, at the same sample"):
         run_recipe(recipe, *EVERY_STEP)
     assert (tmp_path / "out" / "adapter_model.safetensors").exists()
+
+
+def test_batches_of_a_step_that_is_over_are_let_go():
+    """They would stay on a GPU during the next forward pass."""
+    guard, images = LossGuard(Accelerator()), torch.zeros(1)
+    guard.watch(torch.tensor(1.0), ["a"], {"pixel_values": images})
+    assert not guard.found() and not guard.losses
+    guard.watch(torch.tensor(float("nan")), ["b"], {"pixel_values": images})
+    assert guard.found() and [names for _, names, _ in guard.losses] == [["b"]]

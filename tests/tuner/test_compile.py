@@ -78,5 +78,5 @@ def test_hooks_are_no_submodules_and_follow_copies(model):
         assert blocks is not layer
         for index, block in enumerate(blocks):
             (hook,) = (hook for hook in block._forward_hooks.values() if type(hook).__name__ == "RefinementHook")
-            assert hook.index == index and hook._layer == (blocks,)
+            assert hook.index == index and hook.layer() is blocks
             assert not list(hook.parameters())

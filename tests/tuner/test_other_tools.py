@@ -1,6 +1,8 @@
 """Rein beside adapters of other methods, quantisation, input casting, and peft's way to read the base model."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from peft import (
 from peft.helpers import disable_input_dtype_casting
 from torch import nn
 
-from rein_hf import ReinConfig
+from rein_hf import ReinConfig, VPTConfig
 from tests.support.models import perturb
 from tests.support.vision_encoders import CHECKPOINTS, make_encoder
 
@@ -188,3 +190,17 @@ def test_unknown_arguments_are_treated_as_by_other_methods_of_peft():
         with pytest.warns(UserWarning, match=r"Unexpected keyword arguments \['num_token'\]"):
             config = PeftConfig.from_peft_type(peft_type=config_class().peft_type, num_token=4)
         assert type(config) is config_class and not hasattr(config, "num_token")
+
+
+@pytest.mark.parametrize("config", [ReinConfig(r=4, num_tokens=8), VPTConfig(num_prompts=4)])
+def test_a_model_that_is_deleted_is_gone(config):
+    """Not when the garbage collector comes by: until then a GPU would hold two backbones."""
+    model = get_peft_model(make_encoder("dinov2"), config)
+    block = weakref.ref(next(iter(model.base_model.model.encoder.layer)))
+    gc.collect()
+    gc.disable()
+    try:
+        del model
+        assert block() is None
+    finally:
+        gc.enable()
