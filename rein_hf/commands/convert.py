@@ -14,6 +14,8 @@ it is loaded), or a folder or Hub id of transformers. Given as a file, it is wri
 `--backbone_dir` and the adapter names that folder. Every key has to be known and of the right shape; otherwise all
 that are not are listed, the exit status is 2 and nothing is written. Files are read with `weights_only=True`: code in
 them is never run.
+
+The way back writes no adapter whose settings the files would not give back: it names all of them.
 """
 
 from __future__ import annotations
@@ -22,33 +24,17 @@ import os
 import sys
 
 import torch
-from peft import LoraConfig, PeftModel
-from transformers import AutoModel
+from peft import LoraConfig
 from transformers.utils import logging as transformers_logging
 
 import rein_hf
 
 from ..backbone import resample_to
-from ..hub import download_adapter, find_backbone, write_own_card, write_relative_backbone
-from ..reference import (
-    BACKBONE_NAMES,
-    REIN_AND_HEAD_NAMES,
-    from_reference,
-    is_soma,
-    soma_sizes,
-    split_soma,
-    to_reference,
-    vit_config,
-)
+from ..hub import write_own_card, write_relative_backbone
+from ..reference import BACKBONE_NAMES, REIN_AND_HEAD_NAMES, from_reference, is_soma, soma_sizes, split_soma
 from .cli import run
-from .convert_arguments import (
-    PATCH_SIZE,
-    ConversionArguments,
-    crop_size,
-    pretrained_config,
-    rein_config,
-    segmenter_arguments,
-)
+from .convert_arguments import PATCH_SIZE, ConversionArguments, read_sizes
+from .convert_back import check_kind, options_back, rein_tensors
 from .convert_files import (
     check_equal,
     new_folder,
@@ -61,7 +47,7 @@ from .convert_files import (
     write_backbone,
 )
 from .convert_reading import check_names, read_checkpoint
-from .convert_soma import VIT, convert_to_soma, plain_lora, soma_adapter
+from .convert_soma import SOMA_FILE, SOMA_KEYS, VIT, plain_lora, soma_adapter, soma_content, soma_tensors
 
 
 REIN_AND_HEAD_FILE, BACKBONE_FILE = "rein_and_head.pth", "dinov2_converted.pth"
@@ -92,10 +78,7 @@ def convert_from_reference(args: ConversionArguments) -> None:
     frozen, of_soma = {}, is_soma(adapter)
     if of_soma:
         adapter, frozen = split_soma(adapter)
-    vit = vit_config(backbone, args.num_attention_heads) if backbone else pretrained_config(args)
-    image_size = crop_size(args, vit)
-    config = None if of_soma else rein_config(args, adapter, vit)
-    model_args = segmenter_arguments(args, adapter, vit, config.num_tokens if config else 0)
+    vit, image_size, config, model_args = read_sizes(args, adapter, backbone)
     check_names(args, adapter, backbone, vit, config, model_args)
     if config:
         adapter, _ = from_reference(adapter, REIN_AND_HEAD_NAMES)
@@ -139,38 +122,27 @@ def convert_from_reference(args: ConversionArguments) -> None:
 
 def convert_to_reference(args: ConversionArguments) -> None:
     model = rein_hf.from_pretrained(args.checkpoint, backbone=args.backbone)
-    if not isinstance(model, PeftModel):
-        raise ValueError(f"{args.checkpoint} is a whole {type(model).__name__}; expected a Rein adapter.")
+    check_kind(args.checkpoint, model)
     config = model.peft_config["default"]
-    if isinstance(config, LoraConfig):
-        return convert_to_soma(args, model, BACKBONE_FILE)
-    if config.layers_to_transform is not None or not config.use_softmax:
-        raise ValueError(
-            f"{args.checkpoint} refines some blocks only or has no softmax: their files cannot tell that."
-        )
-    adapter, vit_weights = split_tensors(model)
-    backbone = args.backbone or find_backbone(args.checkpoint, download_adapter(args.checkpoint))
-    mask_token = AutoModel.from_pretrained(backbone or config.base_model_name_or_path).embeddings.mask_token
-    if mask_token is not None:
-        vit_weights["embeddings.mask_token"] = mask_token.detach()
-    rein_and_head, unknown = to_reference(adapter, REIN_AND_HEAD_NAMES)
-    backbone, unknown_of_vit = to_reference(vit_weights, BACKBONE_NAMES)
-    if unknown or unknown_of_vit:
-        lines = [f"{args.checkpoint} has tensors that their files have no name for:", *unknown, *unknown_of_vit]
-        raise ValueError("\n  ".join(lines))
-
+    of_soma = isinstance(config, LoraConfig)
+    tensors, backbone = soma_tensors(args, model) if of_soma else rein_tensors(args, model)
+    options = options_back(args.checkpoint, config, tensors, backbone)
+    name = SOMA_FILE if of_soma else REIN_AND_HEAD_FILE
     output_dir = new_folder(args.output_dir)
     with staging_folder(output_dir) as stage:
         files = stage / "files"
         files.mkdir()
-        torch.save({"meta": {}, "state_dict": rein_and_head}, files / REIN_AND_HEAD_FILE)
+        torch.save(soma_content(tensors) if of_soma else {"meta": {}, "state_dict": tensors}, files / name)
         torch.save(backbone, files / BACKBONE_FILE)
-        check_equal(rein_and_head, read_tensors(files / REIN_AND_HEAD_FILE))
+        for key in SOMA_KEYS if of_soma else ("state_dict",):
+            check_equal(tensors, read_tensors(files / name, key))
         check_equal(backbone, read_tensors(files / BACKBONE_FILE))
         replace_folder(files, output_dir)
-    print_counts(REIN_AND_HEAD_FILE, rein_and_head.values())
+    print_counts(name, tensors.values())
     print_counts(BACKBONE_FILE, backbone.values())
     print(f"{output_dir}: read again, every tensor is equal to the adapter's and the backbone's.")
+    if options:
+        print(f"The way back from these files needs: {options}")
 
 
 if __name__ == "__main__":

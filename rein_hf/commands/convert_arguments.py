@@ -11,7 +11,7 @@ from transformers import AutoConfig, Dinov2Config
 
 from .. import ReinConfig
 from ..labels import CITYSCAPES_CLASSES, class_names_of
-from ..reference import Tensors, default_out_indices, head_sizes, rein_sizes
+from ..reference import Tensors, default_out_indices, head_sizes, is_soma, rein_sizes, vit_config
 
 
 PATCH_SIZE = 16
@@ -72,6 +72,22 @@ def rein_config(args: ConversionArguments, tensors: Tensors, vit: Dinov2Config) 
                 f"{args.checkpoint} is for a backbone of {name} {sizes[name]}; found {getattr(vit, name)}."
             )
     return ReinConfig(**sizes)
+
+
+def read_sizes(
+    args: ConversionArguments, tensors: Tensors, backbone: Tensors
+) -> tuple[Dinov2Config, int, ReinConfig | None, dict]:
+    """The model that files and arguments describe: its backbone, the side of its crops, its Rein, `None` of a file of
+    SoMA, and the [`segmenter_arguments`].
+
+    Args:
+        tensors: Rein or SoMA and head, by the authors' names.
+        backbone: by DINOv2's names; none if it is a folder or on the Hub.
+    """
+    vit = vit_config(backbone, args.num_attention_heads) if backbone else pretrained_config(args)
+    image_size = crop_size(args, vit)
+    rein = None if is_soma(tensors) else rein_config(args, tensors, vit)
+    return vit, image_size, rein, segmenter_arguments(args, tensors, vit, rein.num_tokens if rein else 0)
 
 
 def segmenter_arguments(args: ConversionArguments, tensors: Tensors, vit: Dinov2Config, num_tokens: int) -> dict:

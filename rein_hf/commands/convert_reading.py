@@ -6,6 +6,7 @@ import copy
 import os
 
 import torch
+from peft import PeftModel
 from transformers import Dinov2Config, Dinov2Model, Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
 import rein_hf
@@ -86,20 +87,10 @@ def check_names(
     Raises:
         ValueError: lists all that do not fit.
     """
-    maps = ViTPyramidConfig(backbone_config=copy.deepcopy(vit), out_indices=model_args["out_indices"])
-    config = Mask2FormerConfig(
-        backbone_config=maps,
-        id2label=model_args["id2label"],
-        num_queries=model_args["num_queries"],
-        **model_args["head"],
-    )
     with torch.device("meta"):
         vit_weights = Dinov2Model(vit).state_dict()
-        model = Mask2FormerForUniversalSegmentation(config)
-        if rein is None:
-            model = rein_hf.add_adapter(model, plain_lora(model, **soma_sizes(trained), half=True))
-        else:
-            model = rein_hf.add_rein(model, copy.deepcopy(rein))
+    lora = None if rein else {**soma_sizes(trained), "half": True}
+    model = build_without_memory(segmenter_config(vit, model_args), rein, lora)
     expected, _ = to_reference(split_tensors(model)[0], REIN_AND_HEAD_NAMES if rein else SOMA_NAMES)
     lines = [f"{args.checkpoint}: {line}" for line in compare_tensors(trained, expected)]
     if backbone:
@@ -107,3 +98,19 @@ def check_names(
         lines += [f"{args.backbone or args.checkpoint}: {line}" for line in compare_tensors(backbone, expected)]
     if lines:
         raise ValueError("\n  ".join([f"{len(lines)} keys do not fit, nothing was written:", *lines]))
+
+
+def segmenter_config(vit: Dinov2Config, model_args: dict) -> Mask2FormerConfig:
+    """The configuration of the model that [`build_segmenter`] makes on such a backbone."""
+    maps = ViTPyramidConfig(backbone_config=copy.deepcopy(vit), out_indices=model_args["out_indices"])
+    others = {name: model_args[name] for name in ("id2label", "num_queries")}
+    return Mask2FormerConfig(backbone_config=maps, **others, **model_args["head"])
+
+
+def build_without_memory(config: Mask2FormerConfig, rein: ReinConfig | None, lora: dict | None) -> PeftModel:
+    """A model with an adapter, and no memory for its weights: Rein or, of these arguments, a [`plain_lora`]."""
+    with torch.device("meta"):
+        model = Mask2FormerForUniversalSegmentation(config)
+        if rein is None:
+            return rein_hf.add_adapter(model, plain_lora(model, **lora))
+        return rein_hf.add_rein(model, copy.deepcopy(rein))

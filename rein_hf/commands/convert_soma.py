@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from peft import LoraConfig, PeftModel
 from transformers import AutoModel
@@ -21,15 +19,7 @@ from ..reference import (
 )
 from ..soma import minor_components, target_pattern
 from .convert_arguments import ConversionArguments
-from .convert_files import (
-    check_equal,
-    new_folder,
-    print_counts,
-    read_tensors,
-    replace_folder,
-    split_tensors,
-    staging_folder,
-)
+from .convert_files import split_tensors
 
 
 SOMA_KEYS = ("state_dict", "ema_state_dict")
@@ -90,8 +80,8 @@ def soma_adapter(
     return adapter, {**weights, **biases}
 
 
-def convert_to_soma(args: ConversionArguments, model: PeftModel, backbone_file: str) -> None:
-    """Writes a LoRA that SoMA has made as SoMA's file, and its backbone.
+def soma_tensors(args: ConversionArguments, model: PeftModel) -> tuple[Tensors, Tensors]:
+    """The tensors of a LoRA that SoMA has made, by SoMA's names, and its backbone's, by DINOv2's.
 
     Raises:
         ValueError: SoMA has not made it.
@@ -105,23 +95,17 @@ def convert_to_soma(args: ConversionArguments, model: PeftModel, backbone_file: 
             weights[own] = untouched[own]
     if "embeddings.mask_token" in untouched:
         weights["embeddings.mask_token"] = untouched["embeddings.mask_token"]
-    halves = {name: x[: len(x) // 2] for name, x in adapter.items() if name.endswith(".lora_A.weight")}
-    tensors, unknown = to_reference(from_plain_lora(adapter, start_of(halves, weights)), SOMA_NAMES)
+    _, unknown = to_reference(adapter, SOMA_NAMES)
     backbone, unknown_of_vit = to_reference(weights, BACKBONE_NAMES)
+    halves = {name: x[: len(x) // 2] for name, x in adapter.items() if name.endswith(".lora_A.weight")}
     if unknown or unknown_of_vit or not halves:
         lines = [f"{args.checkpoint} has tensors that SoMA's files have no name for:", *unknown, *unknown_of_vit]
         raise ValueError("\n  ".join(lines))
+    tensors, _ = to_reference(from_plain_lora(adapter, start_of(halves, weights)), SOMA_NAMES)
+    return tensors, backbone
+
+
+def soma_content(tensors: Tensors) -> dict[str, Tensors]:
+    """What SoMA's file of these tensors holds: they are the moving average, and what it averages, too."""
     averaged = {f"module.{name}": tensor for name, tensor in tensors.items()}
-    output_dir = new_folder(args.output_dir)
-    with staging_folder(output_dir) as stage:
-        files = Path(stage) / "files"
-        files.mkdir()
-        torch.save(dict(zip(SOMA_KEYS, (tensors, averaged), strict=True)), files / SOMA_FILE)
-        torch.save(backbone, files / backbone_file)
-        check_equal(tensors, read_tensors(files / SOMA_FILE))
-        check_equal(tensors, read_tensors(files / SOMA_FILE, SOMA_KEYS[1]))
-        check_equal(backbone, read_tensors(files / backbone_file))
-        replace_folder(files, output_dir)
-    print_counts(SOMA_FILE, tensors.values())
-    print_counts(backbone_file, backbone.values())
-    print(f"{output_dir}: read again, every tensor is equal to the adapter's and the backbone's.")
+    return dict(zip(SOMA_KEYS, (tensors, averaged), strict=True))

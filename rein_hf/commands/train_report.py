@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,9 +83,8 @@ def opening_lines(
     lines += [f"  on {_described(*pair)}" for pair in zip(sources, recipe.train, strict=True)]
     if args.eval_strategy == "no":
         return lines
-    when = f"every {int(args.eval_steps)} steps and at the end" if args.eval_strategy == "steps" else "at the end"
     limit = f", {recipe.eval_limit} images of each at most" if recipe.eval_limit else ""
-    lines.append(f"Evaluates {when}{limit}:")
+    lines.append(f"Evaluates {_when(args)}{limit}:")
     lines += [f"  on {_described(*pair)}" for pair in zip(targets, recipe.evaluate, strict=True)]
     metric = args.metric_for_best_model
     if metric is None:
@@ -113,7 +113,7 @@ def closing_lines(trainer: SegmentationTrainer, recipe: RecipeArguments, seconds
             f"Best step by the mIoU {_of_what(args.metric_for_best_model)}: {state.best_global_step} "
             f"({state.best_metric:.2f})" + (f", kept in {best}." if best.is_dir() else ".")
         )
-    which = "the best step" if args.load_best_model_at_end else "the last step"
+    which = "the best step" if args.load_best_model_at_end and state.best_global_step else "the last step"
     size = sum((folder / name).stat().st_size for name in FINAL_WEIGHTS if (folder / name).is_file())
     lines.append(f"The weights of {which} lie in {folder} ({size / 1e6:.1f} MB).")
     found = [str(folder / name) for name in (CURVES, PICTURES) if (folder / name).exists()]
@@ -137,6 +137,17 @@ def closing_lines(trainer: SegmentationTrainer, recipe: RecipeArguments, seconds
 def _described(domain: Domain, spec: str) -> str:
     images = "a stream" if domain.is_streamed else f"{len(domain.dataset)} images"
     return f"{domain.name}: {images}, {spec}"
+
+
+def _when(args: TrainingArguments) -> str:
+    """The steps at which a run is evaluated, in words."""
+    if args.eval_strategy != "steps":
+        return "at the end"
+    share = args.eval_steps < 1  # of the run, which the Trainer rounds up
+    steps = math.ceil(args.eval_steps * args.max_steps) if share else int(args.eval_steps)
+    first = math.ceil(args.eval_delay / steps) * steps
+    begin = f" from step {first} on" if first > steps else ""
+    return f"every {steps} steps{begin} and at the end" if max(first, steps) < args.max_steps else "at the end"
 
 
 def _of_what(metric: str) -> str:

@@ -2,7 +2,7 @@
 
 images/STEM.jpg    or any other of `rein_hf.data.IMAGE_SUFFIXES`, in small or capital letters
 labels/STEM.png    one channel of at most 8 bits (gray values or palette indices), a class id per pixel
-index.csv     optional: `stem`, `split` and, as a third column, a group (scene, sequence, ...)
+index.csv     optional: `stem`, `split` and, as a third column, a group (scene, sequence, ...); a line per image
 classes.json  optional: `names` of the classes by id, `ignore_id`, and `train_id_to_class`: the class of each of
               Cityscapes' 19, for data of other classes; `palette`, a colour [red, green, blue] of each class, for
               pictures. Without it ids are Cityscapes' train ids and 255.
@@ -34,7 +34,8 @@ def find_rows(root: Path, split: str | None) -> list[Row]:
 
     Raises:
         FileNotFoundError: the folder, its images or the label of an image is missing.
-        ValueError: index.csv is not as described; no image is in the split; two images, or two labels, have one stem.
+        ValueError: index.csv is not as described, or lists an image twice; no image is in the split; two images, or
+            two labels, have one stem.
     """
     images, other_images = _files_by_stem(root / "images", IMAGE_SUFFIXES)
     if not images:
@@ -104,16 +105,25 @@ def _read_index(path: Path, stems: list[str]) -> list[tuple[str, str, str]]:
         return [(stem, "", "") for stem in stems]
     try:
         reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
-        columns, rows = reader.fieldnames or [], list(reader)
+        columns, lines = reader.fieldnames or [], [(reader.line_num, row) for row in reader]
     except csv.Error as error:
         raise ValueError(f"{path} is no CSV: {error}.") from error
     if columns[:2] != ["stem", "split"]:
         raise ValueError(f"{path} begins with columns {columns}; expected stem, split and, if any, a group.")
     for how, wrong in (
-        ("fewer", [number for number, row in enumerate(rows, 2) if None in row.values()]),
-        ("more", [number for number, row in enumerate(rows, 2) if None in row]),
+        ("fewer", [number for number, row in lines if None in row.values()]),
+        ("more", [number for number, row in lines if None in row]),
     ):
         if wrong:
             raise ValueError(f"{path} has {how} than {len(columns)} columns in the lines {wrong[:5]}.")
+    found: dict[str, list[int]] = {}
+    for number, row in lines:
+        found.setdefault(normalize_name(row["stem"]), []).append(number)
+    twice = [f"{stem} in the lines {numbers}" for stem, numbers in found.items() if len(numbers) > 1]
+    if twice:
+        raise ValueError(
+            f"{path} lists {len(twice)} image(s) more than once: {'; '.join(twice[:5])}. Expected one line for each "
+            "image, with its one split; remove the others."
+        )
     group = columns[2] if len(columns) > 2 else None
-    return [(normalize_name(row["stem"]), row["split"], row[group] if group else "") for row in rows]
+    return [(normalize_name(row["stem"]), row["split"], row[group] if group else "") for _, row in lines]

@@ -20,7 +20,7 @@ from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 from ..files import parse_yaml, read_yaml
 from .optimizer_keys import OptimizerArguments, check_optimizer_keys
 from .recipe_defaults import DEFAULTS, evaluation_defaults, short_run_defaults
-from .recipe_keys import check_needs, check_trainer_keys, data_workers
+from .recipe_keys import check_evaluation, check_needs, check_trainer_keys, data_workers
 from .recipe_sections import check_sections, mend_numbers, suggestion
 
 
@@ -215,11 +215,7 @@ def _check_values(values: dict[str, Any]) -> None:
         raise ValueError(f"weights are {weights}; expected a positive number for each source.")
     check_sections(values)
     check_optimizer_keys(values)
-    evaluates = [key for key in ("eval_strategy", "eval_on_start") if values.get(key, "no") not in ("no", False)]
-    if evaluates and not values["evaluate"]:
-        raise ValueError(f"{evaluates[0]} is {values[evaluates[0]]!r}, but evaluate names no domain to evaluate on.")
-    if values.get("save_strategy") == "best" and "eval_strategy" not in evaluates:
-        raise ValueError("save_strategy is 'best', but eval_strategy is 'no': no checkpoint would be the best.")
+    check_evaluation(values)
 
 
 def _check_optimizer(args: TrainingArguments) -> None:

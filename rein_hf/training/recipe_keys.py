@@ -212,6 +212,29 @@ def check_needs(
             raise ValueError(f"{key} has no effect: {other}{found}; it needs {expected}.")
 
 
+def check_evaluation(values: Mapping[str, Any]) -> None:
+    """Refuses an evaluation of nothing, or at no step.
+
+    Args:
+        values: a recipe's keys and values, complete.
+
+    Raises:
+        ValueError: names the key, its value, and what it would need.
+    """
+    evaluates = [key for key in ("eval_strategy", "eval_on_start") if values.get(key, "no") not in ("no", False)]
+    if evaluates and not values["evaluate"]:
+        raise ValueError(f"{evaluates[0]} is {values[evaluates[0]]!r}, but evaluate names no domain to evaluate on.")
+    if values.get("save_strategy") == "best" and "eval_strategy" not in evaluates:
+        raise ValueError("save_strategy is 'best', but eval_strategy is 'no': no checkpoint would be the best.")
+    # a run is one epoch, in which the Trainer counts where it evaluates at the end of epochs
+    last, unit = (values["max_steps"], "step(s)") if values.get("eval_strategy") == "steps" else (1, "epoch")
+    if "eval_strategy" in evaluates and (values.get("eval_delay") or 0) > last:
+        raise ValueError(
+            f"eval_delay is {values['eval_delay']:g}, but the run has {last} {unit}: nothing would be evaluated. "
+            f"Expected {last} at most, or eval_strategy 'no'."
+        )
+
+
 def data_workers(values: Mapping[str, Any]) -> dict[str, int]:
     """How many processes read samples, for a recipe that does not say it; nothing for one that does."""
     if "dataloader_num_workers" in values:

@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 
 
 # Keys of a configuration on which the outputs of a trained model do not depend: bookkeeping, losses, initialisation.
+# A name with dots is that of one place, others are of any.
 IRRELEVANT = {
     *("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "label2id", "stage_names"),
     "palette",
@@ -21,7 +22,10 @@ IRRELEVANT = {
     *("return_dict", "use_cache", "output_auxiliary_logits", "use_auxiliary_loss", "auxiliary_loss_weight"),
     *("class_weight", "mask_weight", "dice_weight", "no_object_weight", "ignore_value", "loss_ignore_index"),
     *("train_num_points", "oversample_ratio", "importance_sample_ratio"),
-    *("init_std", "init_xavier_std", "initializer_range", "initializer_factor"),
+    *("init_std", "init_xavier_std", "initializer_range", "initializer_factor", "layerscale_value"),
+    # of a vision transformer that is a backbone of its own, which it is not in here
+    *("apply_layernorm", "reshape_hidden_states"),
+    *(f"backbone_config.backbone_config.{name}" for name in ("out_features", "out_indices")),
     # at work in training alone
     *("dropout", "attention_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"),
 }
@@ -90,21 +94,30 @@ def differences(recorded: dict[str, Any], model_config: PreTrainedConfig) -> lis
     Raises:
         ValueError: what was recorded is no configuration of that kind.
     """
+    return [
+        f"{'classes' if key == CLASSES else key} {expected} in the adapter, {found} in the model"
+        for key, (expected, found) in differing_values(recorded, model_config).items()
+    ]
+
+
+def differing_values(recorded: dict[str, Any], model_config: PreTrainedConfig) -> dict[str, tuple[Any, Any]]:
+    """The values of [`differences`], the recorded one and the model's, by the names that lead to them. The names of
+    the classes, as lists, are under "id2label"."""
     try:
         expected = _plain(type(model_config).from_dict(copy.deepcopy(recorded)))
     except Exception as error:  # values of a wrong kind end in any of a dozen types
         raise ValueError(
             f"base_config in adapter_config.json is no {type(model_config).__name__} ({type(error).__name__}): {error}"
         ) from error
-    found, lines = _plain(model_config), []
+    found, differing = _plain(model_config), {}
     names, names_here = expected.pop(CLASSES, None), found.pop(CLASSES, None)
     if names != names_here:
-        lines.append(f"classes {_class_names(names)} in the adapter, {_class_names(names_here)} in the model")
+        differing[CLASSES] = _class_names(names), _class_names(names_here)
     expected, found = dict(_flatten(expected)), dict(_flatten(found))
     for key in sorted(expected.keys() | found.keys()):
         if expected.get(key) != found.get(key):
-            lines.append(f"{key} {expected.get(key)} in the adapter, {found.get(key)} in the model")
-    return lines
+            differing[key] = expected.get(key), found.get(key)
+    return differing
 
 
 def _check_backbone_name(config: PeftConfig, model: nn.Module, others: dict[str, PeftConfig]) -> None:
@@ -157,7 +170,7 @@ def _plain(config: PreTrainedConfig) -> dict[str, Any]:
 def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The values that matter, by the names that lead to them. The classes of inner models are of no use here."""
     for key, value in values.items():
-        if key in IRRELEVANT or key == CLASSES:
+        if key in IRRELEVANT or prefix + key in IRRELEVANT or key == CLASSES:
             continue
         if isinstance(value, dict):
             yield from _flatten(value, f"{prefix}{key}.")

@@ -189,6 +189,18 @@ def test_a_line_of_the_index_with_too_many_columns(tmp_path):
         load_folder(tmp_path)
 
 
+@pytest.mark.parametrize("split", [None, "train", "val"])
+def test_an_image_that_the_index_lists_twice(tmp_path, split):
+    """It would count twice or, in two splits, be trained and evaluated on. Blank lines count as in an editor."""
+    write(tmp_path, "a.jpg", "é.jpg", "c.jpg")
+    accent = unicodedata.normalize("NFD", "é")
+    index = f"stem,split\na,train\n\né,train\na,val\nc,val\n{accent},train\n"
+    (tmp_path / "index.csv").write_text(index, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"index.csv lists 2 image\(s\) more than once: ") as error:
+        load_folder(tmp_path, split)
+    assert ": a in the lines [2, 5]; é in the lines [4, 7]. Expected one line for each image" in str(error.value)
+
+
 def test_without_classes_ids_are_cityscapes_and_that_is_said(tmp_path):
     domain = load_folder(write(tmp_path, "a.jpg"))
     assert domain.classes == CITYSCAPES_CLASSES

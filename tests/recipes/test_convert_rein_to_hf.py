@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ from rein_hf.commands.convert import BACKBONE_FILE, REIN_AND_HEAD_FILE, Conversi
 from rein_hf.commands.convert_arguments import id2label
 from rein_hf.labels import CITYSCAPES_CLASSES
 from rein_hf.reference import default_out_indices, vit_config
+from tests.support import vision_encoders
+from tests.support.runs import run_recipe
 
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "micro_lora"
@@ -365,10 +368,107 @@ def test_folder_that_is_there_already(tmp_path, files):
     assert "out-backbone is there already; expected a new or an empty folder" in refused(tmp_path, **files)
 
 
+def rewrite(folder: Path, changes: dict) -> None:
+    """Changes values in an adapter's configuration, those of dictionaries in it by their names with dots."""
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    for name, value in changes.items():
+        *outer, inner = name.split(".")
+        place = config
+        for key in outer:
+            place = place[key]
+        place[inner] = value
+    path.write_text(json.dumps(config))
+
+
 def test_reverse_of_what_their_files_cannot_tell(tmp_path, convert, checkpoint, backbone):
+    out = convert(checkpoint, backbone, "adapter")
+    vit = "base_config.backbone_config.backbone_config."
+    rewrite(out, {"use_softmax": False, "num_prefix_tokens": 0})
+    rewrite(out, {"base_config.pre_norm": True, "base_config.activation_function": "gelu"})
+    rewrite(out, {f"{vit}hidden_act": "relu", f"{vit}layer_norm_eps": 1e-3})
+    message = refused(tmp_path, checkpoint=out, reverse=True)
+    assert "6 value(s) that the files cannot tell" in message
+    for line in (
+        "use_softmax is False; the files give True",
+        "num_prefix_tokens is 0; the files give 1",
+        "pre_norm is True; the files give False",
+        "activation_function is 'gelu'; the files give 'relu'",
+        "backbone_config.backbone_config.hidden_act is 'relu'; the files give 'gelu'",
+        "backbone_config.backbone_config.layer_norm_eps is 0.001; the files give 1e-06",
+    ):
+        assert f"\n  {line}" in message
+
+
+def test_reverse_of_another_patch(tmp_path, recipe):
+    run_recipe(recipe, "--max_steps", "1", "--patch_size", "8")
+    message = refused(tmp_path, checkpoint=tmp_path / "out", reverse=True)
+    assert (
+        "1 value(s)" in message and "\n  backbone_config.backbone_config.patch_size is 8; the files give 16" in message
+    )
+
+
+def test_reverse_of_rein_in_some_blocks(tmp_path, recipe):
+    run_recipe(recipe, "--max_steps", "1", "--rein.layers_to_transform", "[1, 3]")
+    message = refused(tmp_path, checkpoint=tmp_path / "out", reverse=True)
+    assert "has layers_to_transform [1, 3]; the authors' files hold Rein in all blocks, 0 to 3" in message
+
+
+def test_reverse_minds_nothing_that_changes_no_output(tmp_path, convert, checkpoint, backbone):
     out = convert(checkpoint, backbone)
-    config = json.loads((out / "adapter_config.json").read_text())
-    (out / "adapter_config.json").write_text(json.dumps({**config, "use_softmax": False}))
-    with pytest.raises(ValueError, match="has no softmax"):
-        command.main(ConversionArguments(checkpoint=str(out), output_dir=str(tmp_path / "back"), reverse=True))
-    assert not (tmp_path / "back").exists()
+    rewrite(out, {"init_scale": 0.5, "patch_size": 14, "layers_to_transform": [0, 1, 2, 3]})
+    names = ("train_num_points", "class_weight", "init_std", "backbone_config.backbone_config.layerscale_value")
+    rewrite(out, {f"base_config.{name}": 7 if name == names[0] else 7.0 for name in names})
+    rewrite(out, {"base_config.dropout": 0.1, "base_config.palette": [[0, 0, index] for index in range(19)]})
+    command.main(ConversionArguments(checkpoint=str(out), output_dir=str(tmp_path / "back"), reverse=True))
+    found = torch.load(tmp_path / "back" / REIN_AND_HEAD_FILE, weights_only=True)
+    assert_same(found["state_dict"], checkpoint)
+
+
+def test_reverse_says_what_the_way_back_needs(tmp_path, convert, checkpoint, backbone, capsys):
+    """What the forward conversion can be told is no loss: with it, the same model comes back."""
+    for name in [name for name in backbone if name.startswith("blocks.3.")]:
+        backbone[name.replace(".3.", ".4.")] = backbone[name] + 0.01
+    for name in "ab":
+        tokens = checkpoint[f"{REIN}learnable_tokens_{name}"]
+        checkpoint[f"{REIN}learnable_tokens_{name}"] = torch.cat([tokens, tokens[-1:] + 0.01])
+    names = json.dumps({index: f"Straße {index}" for index in range(19)}, ensure_ascii=False)
+    out = convert(checkpoint, backbone, out_indices=[0, 1, 3, 4], id2label=names)
+    command.main(ConversionArguments(checkpoint=str(out), output_dir=str(tmp_path / "back"), reverse=True))
+    ((_, said),) = [line.split(": ", 1) for line in capsys.readouterr().out.splitlines() if "way back" in line]
+    options = shlex.split(said)
+    assert options == ["--num_attention_heads", "2", "--out_indices", "0", "1", "3", "4", "--id2label", names]
+    files = ["--checkpoint", str(tmp_path / "back" / REIN_AND_HEAD_FILE)]
+    files += ["--backbone", str(tmp_path / "back" / BACKBONE_FILE), "--output_dir", str(tmp_path / "again")]
+    assert cli.run("convert", [*files, *options]) == 0
+    configs = [PeftConfig.from_pretrained(str(folder)).base_config for folder in (out, tmp_path / "again")]
+    assert configs[0] == configs[1]
+    for found, expected in zip(logits(tmp_path / "again"), logits(out), strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--tuning", "adaptformer"], "is an adapter of peft_type ADAPTFORMER; the authors' files hold Rein"),
+        (["--tuning", "vpt"], "is an adapter of peft_type VPT; the authors' files hold Rein"),
+        (["--head", "{model_type: upernet, hidden_size: 16}"], "is an adapter with a head of model_type 'upernet'; "),
+        (
+            ["--tuning", "lora", "--head", "{model_type: upernet, hidden_size: 16}"],
+            "is an adapter with a head of model_type 'upernet'; ",
+        ),
+        (["--tuning", "full"], "is a whole Mask2FormerForUniversalSegmentation; the authors' files hold Rein"),
+    ],
+)
+def test_reverse_of_another_kind(tmp_path, recipe, options, message):
+    run_recipe(recipe, *options, "--max_steps", "1")
+    said = refused(tmp_path, checkpoint=tmp_path / "out", reverse=True)
+    assert message in said and "\n" not in said
+
+
+@pytest.mark.parametrize("name", ["clip", "dinov3"])
+def test_reverse_of_another_backbone(tmp_path, recipe, name):
+    backbone = vision_encoders.write_encoder(name, tmp_path / "encoder")
+    run_recipe(recipe, "--max_steps", "1", "--backbone", str(backbone))
+    said = refused(tmp_path, checkpoint=tmp_path / "out", reverse=True)
+    assert "is an adapter on a backbone of model_type '" in said and "\n" not in said

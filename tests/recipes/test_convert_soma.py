@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -223,3 +224,32 @@ def test_a_lora_that_is_not_somas_has_no_such_file(recipe, tmp_path):
     run_recipe(recipe, "--tuning", "lora", "--rein", "null", "--lora", "{r: 4}", "--max_steps", "1")
     message = refused(tmp_path / "to", checkpoint=tmp_path / "out", reverse="true")
     assert "these layers have a LoRA that does not subtract the smallest singular components" in message
+
+
+def test_a_lora_where_soma_has_none_has_no_such_file(recipe, tmp_path):
+    run_recipe(recipe, "--tuning", "lora", "--lora", "{r: 4, target_modules: [projection]}", "--max_steps", "1")
+    message = refused(tmp_path / "to", checkpoint=tmp_path / "out", reverse="true")
+    assert "has tensors that SoMA's files have no name for:" in message and "projection.lora_A.weight" in message
+
+
+def test_reverse_of_what_their_files_cannot_tell(recipe, tmp_path):
+    soma = ("--tuning", "soma", "--rein", "null", "--max_steps", "1")
+    run_recipe(recipe, *soma, "--head.pre_norm", "true")
+    message = refused(tmp_path / "to", checkpoint=tmp_path / "out", reverse="true")
+    assert "1 value(s) that the files cannot tell" in message and "\n  pre_norm is True; the files give Fal" in message
+    path = tmp_path / "out" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "lora_alpha": 1}))
+    message = refused(tmp_path / "to", checkpoint=tmp_path / "out", reverse="true")
+    assert "2 value(s)" in message and "\n  lora_alpha is 1; the files give 32" in message
+
+
+def test_reverse_says_what_the_way_back_needs(convert, trained, backbone, tmp_path, capsys):
+    out = convert(trained, backbone)
+    command.main(ConversionArguments(checkpoint=str(out), output_dir=str(tmp_path / "back"), reverse=True))
+    assert "The way back from these files needs: --num_attention_heads 2\n" in capsys.readouterr().out
+
+
+def test_reverse_without_trained_biases(recipe, tmp_path):
+    run_recipe(recipe, "--tuning", "soma", "--rein", "null", "--max_steps", "1", "--soma.bias", "none")
+    message = refused(tmp_path / "to", checkpoint=tmp_path / "out", reverse="true")
+    assert "bias is 'none'; the files give 'lora_only'" in message

@@ -144,6 +144,36 @@ def test_a_run_shows_what_it_does(split_recipe, tmp_path, capsys):
         assert line in said, line
 
 
+@pytest.mark.parametrize(
+    ("options", "steps", "said"),
+    [
+        (["--max_steps", "5", "--eval_steps", "0.5"], [3, 5], "every 3 steps and at the end"),
+        (["--max_steps", "3", "--eval_steps", "0.1"], [1, 2, 3], "every 1 steps and at the end"),
+        (
+            ["--max_steps", "5", "--eval_steps", "2", "--eval_delay", "3"],
+            [4, 5],
+            "every 2 steps from step 4 on and at the end",
+        ),
+        (["--max_steps", "2", "--eval_steps", "1", "--eval_delay", "2"], [2], "at the end"),
+        (["--max_steps", "2", "--eval_steps", "99"], [2], "at the end"),
+        (["--max_steps", "2", "--eval_strategy", "epoch", "--eval_delay", "1"], [2], "at the end"),
+    ],
+)
+def test_it_says_when_it_is_evaluated(split_recipe, capsys, options, steps, said):
+    trainer = run_recipe(split_recipe, *options, "--eval_limit", "1", "--eval_pictures", "0")
+    assert [entry["step"] for entry in trainer.state.log_history if "eval_miou" in entry] == steps
+    assert f"\nEvaluates {said}, 1 images of each at most:\n" in capsys.readouterr().out
+
+
+def test_without_a_best_step_the_weights_are_the_last_ones(split_recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("rein_hf.training.SegmentationTrainer._determine_best_metric", lambda *a, **k: False)
+    best = ("--load_best_model_at_end", "true", "--eval_steps", "1", "--save_steps", "1", "--eval_pictures", "0")
+    run_recipe(split_recipe, *best, "--max_steps", "2")
+    assert equal_adapters(tmp_path / "out", tmp_path / "out" / "checkpoint-2")
+    said = capsys.readouterr().out
+    assert "Best step" not in said and "The weights of the last step lie in" in said
+
+
 def test_a_run_without_domains(recipe, tmp_path, capsys):
     run_recipe(recipe, "--evaluate", "[]", "--logging_steps", "2")
     said = capsys.readouterr().out

@@ -157,6 +157,14 @@ def test_keys_that_follow_from_others_are_refused(file, key):
         ({"eval_strategy": "steps"}, "eval_strategy is 'steps', but evaluate names no domain to evaluate on."),
         ({"eval_on_start": True}, "eval_on_start is True, but evaluate names no domain to evaluate on."),
         ({"save_strategy": "best"}, "save_strategy is 'best', but eval_strategy is 'no': no checkpoint"),
+        (
+            {"evaluate": ["data"], "max_steps": 2, "eval_strategy": "steps", "eval_delay": 3},
+            "eval_delay is 3, but the run has 2 step(s): nothing would be evaluated. Expected 2 at most, or",
+        ),
+        (
+            {"evaluate": ["data"], "eval_on_start": True, "eval_strategy": "epoch", "eval_delay": 1.5},
+            "eval_delay is 1.5, but the run has 1 epoch: nothing would be evaluated. Expected 1 at most, or",
+        ),
         ({"tuning": "lora", "rein": {"r": 8}}, "rein has no effect: tuning is 'lora'; it needs rein."),
         ({"lora": {"r": 8}}, "lora has no effect: tuning is 'rein'; it needs lora."),
         (

@@ -113,6 +113,8 @@ def test_what_outputs_do_not_depend_on_may_differ(base):
     changed = copy.deepcopy(recorded)
     changed.update(dice_weight=7.0, train_num_points=7, dropout=0.7, transformers_version="9", dtype="bfloat16")
     changed["backbone_config"]["backbone_config"].update(_name_or_path="elsewhere", drop_path_rate=0.1)
+    changed["backbone_config"]["backbone_config"].update(out_indices=[1, 2], out_features=["stage1", "stage2"])
+    changed["backbone_config"]["backbone_config"].update(apply_layernorm=False, layerscale_value=1e-5)
     assert differences(changed, base.config) == []
     changed["backbone_config"]["backbone_config"]["layer_norm_eps"] = 1e-5
     changed["mask_feature_size"] = 16
