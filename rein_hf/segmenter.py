@@ -137,7 +137,7 @@ def add_adapter(model: PreTrainedModel, config: PeftConfig, adapter_name: str = 
     head = head_of(model.config.model_type)
     config = with_base_config(config, model.config.to_diff_dict())
     config.modules_to_save = sorted(
-        {*(config.modules_to_save or []), *head.modules, *(() if linked else head.queries)}
+        {*(config.modules_to_save or []), *head.modules_of(model), *(() if linked else head.queries)}
     )
     config.base_model_name_or_path = model.name_or_path or None
     config.revision = config.revision or getattr(model, "backbone_revision", None)
