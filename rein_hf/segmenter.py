@@ -28,6 +28,9 @@ from .labels import check_palette, class_names_of
 from .tuner import ReinConfig
 
 
+MASK_STRIDE = 4  # of mask logits, where patches have 16 pixels
+
+
 def build_segmenter(
     pretrained: str | os.PathLike,
     id2label: dict[int, str],
@@ -62,7 +65,8 @@ def build_segmenter(
     Raises:
         ValueError: classes are not numbered from 0, are too many, or share a name; `palette` is not a colour for each
             of them; the checkpoint holds no known
-            vision transformer, or lacks weights; sizes do not fit each other; the head is unknown.
+            vision transformer, or lacks weights; sizes do not fit each other; the head is unknown, or its masks would
+            be of another stride than 4.
         OSError: the checkpoint cannot be found.
 
     Example:
@@ -83,6 +87,11 @@ def build_segmenter(
     kind = head_of(arguments.pop("model_type", "mask2former"), "model_type of the head")
     if kind.classifies_masks:
         arguments["num_queries"] = num_queries
+        if arguments.get("common_stride", MASK_STRIDE) != MASK_STRIDE:
+            raise ValueError(
+                f"head['common_stride'] is {arguments['common_stride']}; expected {MASK_STRIDE}, the stride of the "
+                "masks from which image processors and pipelines tell the size of the image. Leave it out."
+            )
     vit_config, state_dict = load_vit(pretrained, image_size, patch_size, **kwargs)
     with quiet_transformers():
         config = kind.config(

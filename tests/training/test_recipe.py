@@ -107,6 +107,7 @@ def test_keys_that_follow_from_others_are_refused(file, key):
         ({"head": {"model_type": "segformer"}}, "head.model_type is 'segformer'; expected one of mask"),
         ({"head": {"model_type": "upernet", "hidden_dim": 8}}, "unknown key 'head.hidden_dim', did you mean 'head.hi"),
         ({"head": {"num_queries": 8}}, "head.num_queries cannot be set in a recipe: use num_queries of the recipe"),
+        ({"head": {"common_stride": 8}}, "head.common_stride cannot be set in a recipe: image processors know masks"),
         ({"head": {"id2label": {0: "a"}}}, "head.id2label cannot be set in a recipe: the sources name"),
         ({"head": {"num_labels": 3}}, "head.num_labels cannot be set in a recipe: the sources name"),
         ({"head": {"backbone_config": {}}}, "head.backbone_config cannot be set in a recipe: use backbone"),
