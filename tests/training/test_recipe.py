@@ -119,6 +119,8 @@ def test_keys_that_follow_from_others_are_refused(file, key):
         ({"rein": {"inference_mode": True}}, "rein.inference_mode cannot be set in a recipe: it would freeze"),
         ({"rein": {"base_config": {}}}, "rein.base_config cannot be set in a recipe: it is recorded"),
         ({"rein": {"r": -1}}, "rein: ReinConfig.r is -1; expected a rank of at least 1"),
+        ({"rein": {"num_prefix_tokens": -1}}, "rein: ReinConfig.num_prefix_tokens is -1; expected the number"),
+        ({"rein": {"layers_to_transform": [3, 1]}}, "rein: ReinConfig.layers_to_transform is [3, 1]; expected one or"),
         ({"rein": {"r": "four"}}, "rein: Validation error for field 'r'"),
         ({"rein": {"num_tokens": 9}}, "rein.num_tokens is 9, but the model has 100 object queries"),
         ({"rein": {"zero_init": True, "init_scale": 0.1}}, "rein.init_scale has no effect with rein.zero_init true"),
