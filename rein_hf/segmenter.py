@@ -25,7 +25,7 @@ from .head import ReinCriterion, head_of, use_fast_modules
 from .hub import SegmenterPeftModel, with_base_config
 from .inference import ReinImageProcessor
 from .labels import check_palette, class_names_of
-from .tuner import ReinConfig
+from .tuner import ReinConfig, check_modules_to_save
 
 
 MASK_STRIDE = 4  # of mask logits, where patches have 16 pixels
@@ -134,7 +134,8 @@ def add_adapter(model: PreTrainedModel, config: PeftConfig, adapter_name: str = 
         adapter_name (`str`): name of the adapter.
 
     Raises:
-        ValueError: the model has an adapter already, which would not be saved with the new one.
+        ValueError: the model has an adapter already, which would not be saved with the new one; `modules_to_save` has
+            a name of no module, or of one that could not be saved and loaded. The model stays as it was.
     """
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise ValueError(
@@ -148,6 +149,7 @@ def add_adapter(model: PreTrainedModel, config: PeftConfig, adapter_name: str = 
     config.modules_to_save = sorted(
         {*(config.modules_to_save or []), *head.modules_of(model), *(() if linked else head.queries)}
     )
+    check_modules_to_save(config, model)
     config.base_model_name_or_path = model.name_or_path or None
     config.revision = config.revision or getattr(model, "backbone_revision", None)
     with quiet_transformers():

@@ -20,7 +20,8 @@ class BackboneTunerConfig(PeftConfig):
             Names of the modules to replace, or the ends of their names. By default those of the architecture, if it is
             one of `tuner.architectures.ARCHITECTURES`.
         modules_to_save (`list[str]`, *optional*):
-            Further modules to train and to save with the adapter, e.g. `rein_hf.HEAD_MODULES`.
+            Further modules to train and to save with the adapter, by the ends of their names, e.g.
+            `rein_hf.HEAD_MODULES`.
         hidden_size, num_hidden_layers (`int` or `list[int]`, *optional*):
             c and L of the backbone; lists with a number for each stage, if its blocks are in stages of different
             widths. Recorded when the adapter is made and checked when it is loaded.

@@ -46,7 +46,8 @@ class ReinConfig(BackboneTunerConfig):
             Name of the list of blocks, or the end of its name. By default that of the architecture, if it is one of
             `tuner.architectures.ARCHITECTURES`.
         modules_to_save (`list[str]`, *optional*):
-            Further modules to train and to save with the adapter, e.g. `rein_hf.HEAD_MODULES`.
+            Further modules to train and to save with the adapter, by the ends of their names, e.g.
+            `rein_hf.HEAD_MODULES`.
         num_prefix_tokens (`int`, *optional*):
             Number of tokens before the patches in a block's output (class token and registers), which pass unchanged.
             By default that of the architecture and the model's configuration; of a known one no other is accepted.
