@@ -94,9 +94,9 @@ def _complete_prefix(config: BackboneTunerConfig, found: int, encoder: VisionEnc
         config.num_prefix_tokens = found
     elif config.num_prefix_tokens != found and encoder is not None and is_target(config, encoder.blocks):
         raise ValueError(
-            f"{type(config).__name__}.num_prefix_tokens is {config.num_prefix_tokens}; a "
-            f"{encoder.model.config.model_type} of this configuration has {found} tokens before its patches, class "
-            "token and registers. Leave num_prefix_tokens out."
+            f"{type(config).__name__}.num_prefix_tokens is {config.num_prefix_tokens}; expected {found}, the number "
+            "of tokens before the patches (class token and registers) in this "
+            f"{encoder.model.config.model_type}. Leave num_prefix_tokens out."
         )
 
 

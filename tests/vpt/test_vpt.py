@@ -170,7 +170,7 @@ def test_layers_to_transform_leave_the_other_blocks_alone():
         ({"layers_to_transform": []}, r"VPTConfig.layers_to_transform is \[\]; expected one or more"),
         ({"layers_to_transform": [2, 1]}, r"VPTConfig.layers_to_transform is \[2, 1\]; .* in ascending order"),
         ({"num_prefix_tokens": -1}, "VPTConfig.num_prefix_tokens is -1; expected the number of tokens before"),
-        ({"num_prefix_tokens": 99}, "VPTConfig.num_prefix_tokens is 99; a dinov2 of this configuration has 1 tokens"),
+        ({"num_prefix_tokens": 99}, "VPTConfig.num_prefix_tokens is 99; expected 1, the number of tokens before"),
         ({"layers_to_transform": [3]}, r"VPTConfig.layers_to_transform is \[3\]; the backbone has blocks 0 to 2"),
         ({"target_modules": ["fc1"]}, r"matches encoder.layer.0.mlp.fc1, a Linear; expected the nn.ModuleList"),
         ({"hidden_size": 8}, "This VPT adapter was made for a backbone of hidden_size 8; found 16"),
