@@ -194,7 +194,7 @@ def _check_head_is_held(pretrained: str | os.PathLike, folder: Path, base: PreTr
         raise ValueError(
             f"{pretrained}: {SAFETENSORS_WEIGHTS_NAME} lacks {len(lacking)} tensors of the segmentation head: "
             f"{', '.join(lacking[:3])} ... Rein is saved with its head if it was added by rein_hf.add_rein, or with "
-            "modules_to_save=rein_hf.HEAD_MODULES."
+            f"modules_to_save={head.modules_of(base)}."
         )
 
 

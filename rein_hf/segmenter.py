@@ -24,7 +24,10 @@ from .head import ReinCriterion, head_of, use_fast_modules
 from .hub import SegmenterPeftModel, with_base_config
 from .inference import ReinImageProcessor
 from .labels import check_palette, class_names_of
-from .tuner import ReinConfig
+from .tuner import ReinConfig, check_modules_to_save
+
+
+MASK_STRIDE = 4  # of mask logits, where patches have 16 pixels
 
 
 def build_segmenter(
@@ -61,7 +64,8 @@ def build_segmenter(
     Raises:
         ValueError: classes are not numbered from 0, are too many, or share a name; `palette` is not a colour for each
             of them; the checkpoint holds no known
-            vision transformer, or lacks weights; sizes do not fit each other; the head is unknown.
+            vision transformer, or lacks weights; sizes do not fit each other; the head is unknown, or its masks would
+            be of another stride than 4.
         OSError: the checkpoint cannot be found.
 
     Example:
@@ -82,6 +86,11 @@ def build_segmenter(
     kind = head_of(arguments.pop("model_type", "mask2former"), "model_type of the head")
     if kind.classifies_masks:
         arguments["num_queries"] = num_queries
+        if arguments.get("common_stride", MASK_STRIDE) != MASK_STRIDE:
+            raise ValueError(
+                f"head['common_stride'] is {arguments['common_stride']}; expected {MASK_STRIDE}, the stride of the "
+                "masks from which image processors and pipelines tell the size of the image. Leave it out."
+            )
     vit_config, state_dict = load_vit(pretrained, image_size, patch_size, **kwargs)
     with quiet_transformers():
         config = kind.config(
@@ -124,7 +133,8 @@ def add_adapter(model: PreTrainedModel, config: PeftConfig, adapter_name: str = 
         adapter_name (`str`): name of the adapter.
 
     Raises:
-        ValueError: the model has an adapter already, which would not be saved with the new one.
+        ValueError: the model has an adapter already, which would not be saved with the new one; `modules_to_save` has
+            a name of no module, or of one that could not be saved and loaded. The model stays as it was.
     """
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise ValueError(
@@ -136,8 +146,9 @@ def add_adapter(model: PreTrainedModel, config: PeftConfig, adapter_name: str = 
     head = head_of(model.config.model_type)
     config = with_base_config(config, model.config.to_diff_dict())
     config.modules_to_save = sorted(
-        {*(config.modules_to_save or []), *head.modules, *(() if linked else head.queries)}
+        {*(config.modules_to_save or []), *head.modules_of(model), *(() if linked else head.queries)}
     )
+    check_modules_to_save(config, model)
     config.base_model_name_or_path = model.name_or_path or None
     config.revision = config.revision or getattr(model, "backbone_revision", None)
     with quiet_transformers():

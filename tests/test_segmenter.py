@@ -18,6 +18,7 @@ from rein_hf import ReinConfig, ReinLayer
 from rein_hf.tuner import ReinQueries
 from rein_hf.tuner.recorded import BaseModelError
 from tests.support.models import perturb
+from tests.support.runs import HEAD
 
 
 ENCODER = "model.pixel_level_module.encoder."
@@ -245,6 +246,16 @@ def test_the_image_processor_goes_with_the_adapter(tmp_path):
     rein_hf.build_image_processor(patch_size=14).save_pretrained(tmp_path)
     processor = AutoImageProcessor.from_pretrained(str(tmp_path))
     assert (processor.do_resize, processor.ignore_index, processor.size_divisor) == (False, 255, 14)
+
+
+def test_masks_have_the_stride_that_image_processors_know(build, segmenter, pixel_values):
+    with pytest.raises(ValueError, match=r"head\['common_stride'\] is 8; expected 4, the stride of the masks"):
+        build(head={**HEAD, "common_stride": 8})
+    assert build(head={**HEAD, "common_stride": 4}).config.to_dict() == segmenter.config.to_dict()
+    with torch.no_grad():
+        output = segmenter(pixel_values=pixel_values)
+    maps = rein_hf.build_image_processor().post_process_semantic_segmentation(output)
+    assert [found.shape for found in maps] == [(64, 64)] * 2
 
 
 def test_errors_name_what_is_wrong(rein_model, build, tmp_path):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
 from transformers import (
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
@@ -28,6 +29,8 @@ class Head:
         config: class of the segmenter's configuration.
         backbone (`str`): name of the backbone module in the segmenter.
         modules: the head's modules that are trained and saved with an adapter, by the end of their names.
+        projections: further ones of them, which have weights only in heads whose parts differ in width or that ask for
+            projections.
         queries: the modules of the head's own object queries, which Rein's linked tokens replace; empty for a head
             that classifies pixels instead of masks.
         arguments: arguments of the configuration that differ from transformers' defaults.
@@ -37,6 +40,7 @@ class Head:
     config: type[PreTrainedConfig]
     backbone: str
     modules: Sequence[str]
+    projections: Sequence[str] = ()
     queries: Sequence[str] = ()
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
@@ -44,6 +48,12 @@ class Head:
     def classifies_masks(self) -> bool:
         """Whether the head predicts one mask and class per query; otherwise it predicts a class per pixel."""
         return bool(self.queries)
+
+    def modules_of(self, model: nn.Module) -> list[str]:
+        """The head's modules that are trained and saved with an adapter, by the end of their names: `modules`, and
+        those of `projections` that have weights in this model."""
+        weighted = [name for name, module in model.named_modules() if next(module.parameters(), None) is not None]
+        return [*self.modules, *(end for end in self.projections if any(name.endswith(end) for name in weighted))]
 
 
 # by the `model_type` of the whole segmenter's configuration
@@ -58,6 +68,7 @@ HEADS = {
             "transformer_module.level_embed",
             "class_predictor",
         ),
+        projections=tuple(f"transformer_module.input_projections.{level}" for level in range(3)),
         queries=("transformer_module.queries_embedder", "transformer_module.queries_features"),
     ),
     # without pyramid pooling and auxiliary head, UperNet is a feature pyramid whose pixels are classified: of
@@ -74,7 +85,8 @@ HEADS = {
 # Mask2Former's configuration warns about a backbone that is not in this list, every time one is made or loaded
 Mask2FormerConfig.backbones_supported = [*Mask2FormerConfig.backbones_supported, ViTPyramidConfig.model_type]
 
-# Trained and saved together with Rein: all of Mask2Former's head except its queries, which Rein's tokens replace.
+# Trained and saved together with Rein: all of Mask2Former's head except its queries, which Rein's tokens replace. A
+# head whose feature_size is not its hidden_dim, or with enforce_input_projection, has more: Head.modules_of.
 HEAD_MODULES = list(HEADS["mask2former"].modules)
 
 

@@ -8,6 +8,8 @@ What differs from transformers' modules:
 - what the layers of one level have in common is computed once: keys are features and their positions;
 - in training the mask embeddings of all outputs are computed together too, beside those for the attention masks, which
   have no gradient;
+- no layer is ever skipped. The stock decoder skips each with the probability `config.dropout`, and fails: the next one
+  attends to another level than its attention mask is for;
 - everything lies in memory image after image, so that no product has to copy its inputs first.
 """
 
@@ -158,8 +160,6 @@ class TransformerDecoder(Mask2FormerMaskedAttentionDecoder):
         normed, masks = [], []
         for index, layer in enumerate([None, *self.layers]):
             if layer is not None:
-                if self.training and self.layerdrop > 0.0 and torch.rand([]) < self.layerdrop:
-                    continue
                 layer_outputs = layer(
                     hidden,
                     (index - 1) % self.num_feature_levels,

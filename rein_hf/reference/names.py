@@ -84,6 +84,8 @@ _TRANSFORMER_DECODER = {
 }
 _HEAD = {
     "level_embed": "model.transformer_module.level_embed",
+    # of a head that asks for them
+    "decoder_input_projs.{n}": "model.transformer_module.input_projections.{n}",
     "querys2feat": "model.transformer_module.queries_features.rein_query_content",
     # of a model whose tokens are not the queries
     "query_embed": "model.transformer_module.queries_embedder",

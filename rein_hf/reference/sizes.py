@@ -113,6 +113,8 @@ def head_sizes(tensors: Tensors) -> dict:
         "dim_feedforward": decoder_ffn[0],
         "num_attention_heads": heads,
     }
+    if "decode_head.decoder_input_projs.0.weight" in tensors and feature[0] == classes[1]:
+        sizes["enforce_input_projection"] = True
     if "decode_head.query_embed.weight" in tensors:
         sizes["num_queries"] = _shapes_of(tensors, {"decode_head.query_embed.weight": 2})[0][0]
     return sizes

@@ -60,6 +60,7 @@ REFUSED_IN_HEAD = {
         "use_auxiliary_loss": "the head cannot segment without it",
         "output_auxiliary_logits": _UNREAD,
         "ignore_value": "pixels labelled 255 do not count",
+        "common_stride": "image processors know masks of stride 4 alone",
         "feature_strides": "the backbone's maps have the strides 4, 8, 16 and 32",
     },
     "upernet": {

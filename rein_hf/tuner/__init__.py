@@ -15,6 +15,7 @@ from .config import ReinConfig, ReinPeftType
 from .layer import ReinLayer
 from .model import ReinModel
 from .queries import ReinQueries, query_weights
+from .saved_modules import check_modules_to_save
 from .stages import ReinStages
 
 
@@ -29,6 +30,7 @@ __all__ = [
     "ReinModel",
     "ReinQueries",
     "ReinStages",
+    "check_modules_to_save",
     "fix_weights",
     "is_autocast_enabled",
     "query_weights",

@@ -14,12 +14,14 @@ class BackboneTunerConfig(PeftConfig):
 
     Args:
         layers_to_transform (`int` or `list[int]`, *optional*):
-            Which blocks to change, counted from 0; the count goes on from stage to stage. All blocks by default.
+            Which blocks to change, counted from 0, in ascending order; the count goes on from stage to stage. All
+            blocks by default.
         target_modules (`list[str]` or `str`, *optional*):
             Names of the modules to replace, or the ends of their names. By default those of the architecture, if it is
             one of `tuner.architectures.ARCHITECTURES`.
         modules_to_save (`list[str]`, *optional*):
-            Further modules to train and to save with the adapter, e.g. `rein_hf.HEAD_MODULES`.
+            Further modules to train and to save with the adapter, by the ends of their names, e.g.
+            `rein_hf.HEAD_MODULES`.
         hidden_size, num_hidden_layers (`int` or `list[int]`, *optional*):
             c and L of the backbone; lists with a number for each stage, if its blocks are in stages of different
             widths. Recorded when the adapter is made and checked when it is loaded.
@@ -28,7 +30,8 @@ class BackboneTunerConfig(PeftConfig):
             [`rein_hf.from_pretrained`] can rebuild that model from a pretrained backbone and this adapter alone.
 
     Raises:
-        ValueError: `layers_to_transform` names no block, or one twice.
+        ValueError: `layers_to_transform` names no block, or one twice, or not in ascending order; `num_prefix_tokens`,
+            where the method has it, is negative.
     """
 
     layers_to_transform: list[int] | int | None = field(
@@ -50,11 +53,18 @@ class BackboneTunerConfig(PeftConfig):
             self.target_modules = set(self.target_modules)
         if isinstance(self.layers_to_transform, int):
             self.layers_to_transform = [self.layers_to_transform]
-        layers = self.layers_to_transform
-        if layers is not None and (not layers or len(set(layers)) < len(layers)):
+        layers, name = self.layers_to_transform, type(self).__name__
+        # the last of them stands for the last layer: see ReinLayer.object_queries
+        if layers is not None and (not layers or list(layers) != sorted(set(layers))):
             raise ValueError(
-                f"{type(self).__name__}.layers_to_transform is {layers}; expected one or more different blocks, or "
-                "None for all."
+                f"{name}.layers_to_transform is {layers}; expected one or more different blocks in ascending order, "
+                "or None for all."
+            )
+        prefix = getattr(self, "num_prefix_tokens", None)
+        if prefix is not None and prefix < 0:
+            raise ValueError(
+                f"{name}.num_prefix_tokens is {prefix}; expected the number of tokens before the patches, 0 if there "
+                "are none, or None for that of the architecture."
             )
 
     def check_blocks(self, depth: int) -> None:

@@ -40,15 +40,17 @@ class ReinConfig(BackboneTunerConfig):
         patch_size (`int`, defaults to 16):
             Patch size p in the bound of the tokens' uniform initialisation. Nothing else depends on it.
         layers_to_transform (`int` or `list[int]`, *optional*):
-            Which blocks to refine, counted from 0; the count goes on from stage to stage. All blocks by default.
+            Which blocks to refine, counted from 0, in ascending order; the count goes on from stage to stage. All
+            blocks by default.
         target_modules (`list[str]`, *optional*):
             Name of the list of blocks, or the end of its name. By default that of the architecture, if it is one of
             `tuner.architectures.ARCHITECTURES`.
         modules_to_save (`list[str]`, *optional*):
-            Further modules to train and to save with the adapter, e.g. `rein_hf.HEAD_MODULES`.
+            Further modules to train and to save with the adapter, by the ends of their names, e.g.
+            `rein_hf.HEAD_MODULES`.
         num_prefix_tokens (`int`, *optional*):
             Number of tokens before the patches in a block's output (class token and registers), which pass unchanged.
-            By default that of the architecture and the model's configuration.
+            By default that of the architecture and the model's configuration; of a known one no other is accepted.
         hidden_size, num_hidden_layers (`int` or `list[int]`, *optional*):
             c and L of the backbone; lists with a number for each stage, if its blocks are in stages of different
             widths. Recorded when the adapter is made and checked when it is loaded.

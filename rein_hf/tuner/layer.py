@@ -54,8 +54,9 @@ class ReinLayer(ReinTunerLayer, BlockListLayer):
             another module already ([`ReinStages`]).
 
     Raises:
-        ValueError: in the forward pass: a replica of `torch.nn.DataParallel`; weights never loaded, or quantised;
-            features of another type than the weights where peft's `disable_input_dtype_casting` is on.
+        ValueError: in the forward pass: a replica of `torch.nn.DataParallel`; weights never loaded, or quantised; no
+            patches behind the prefix tokens; features of another type than the weights where peft's
+            `disable_input_dtype_casting` is on.
 
     Adapter tensors, by name: `rein_tokens_a` (L, m, r) and `rein_tokens_b` (L, r, c), or `rein_tokens` (L, m, c);
     `rein_scale` (1,); linear layers `rein_token_to_feature` W_T (c -> c), `rein_delta` W_f (c -> c) and, if linked,
@@ -215,6 +216,7 @@ class ReinLayer(ReinTunerLayer, BlockListLayer):
             return None
         if getattr(block, "_is_replica", False):
             raise ValueError(NO_DATA_PARALLEL)
+        self.check_prefix(output)
         device, dtype = output.device, linear_weight(self.rein_delta[adapter]).dtype
         autocast = is_autocast_enabled(device.type)
         if autocast and dtype != torch.float64:

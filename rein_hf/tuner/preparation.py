@@ -71,8 +71,8 @@ def complete_config(
             )
     if config.hidden_size is None:
         raise ValueError(f"{kind}.hidden_size is not set and the model's configuration does not tell it.")
-    if getattr(config, "num_prefix_tokens", 0) is None:
-        config.num_prefix_tokens = architecture.num_prefix_tokens(model_config)
+    if hasattr(config, "num_prefix_tokens"):
+        _complete_prefix(config, architecture.num_prefix_tokens(model_config), encoder)
     if not any(is_target(config, name) for name, _ in model.named_modules()):
         raise ValueError(
             f"{kind}.target_modules is {config.target_modules}; found no module of that name in the "
@@ -84,6 +84,19 @@ def complete_config(
             f"ReinConfig.num_tokens is {config.num_tokens}, but the model has {len(positions.weight)} object "
             "queries. With link_queries=True the tokens are the queries: make both numbers equal, or set "
             "link_queries=False."
+        )
+
+
+def _complete_prefix(config: BackboneTunerConfig, found: int, encoder: VisionEncoder | None) -> None:
+    """Fill in the number of tokens before the patches; refuse another one than that of a known architecture, whose
+    class token would be refined, or whose patches would pass unchanged."""
+    if config.num_prefix_tokens is None:
+        config.num_prefix_tokens = found
+    elif config.num_prefix_tokens != found and encoder is not None and is_target(config, encoder.blocks):
+        raise ValueError(
+            f"{type(config).__name__}.num_prefix_tokens is {config.num_prefix_tokens}; expected {found}, the number "
+            "of tokens before the patches (class token and registers) in this "
+            f"{encoder.model.config.model_type}. Leave num_prefix_tokens out."
         )
 
 

@@ -28,7 +28,8 @@ class VPTConfig(BackboneTunerConfig):
             Patch size p in the bound of the prompts' uniform initialisation. Nothing else depends on it.
         num_prefix_tokens (`int`, *optional*):
             Number of tokens before the patches in a block's input (class token and registers), behind which the
-            prompts are put. By default that of the architecture and the model's configuration.
+            prompts are put. By default that of the architecture and the model's configuration; of a known one no other
+            is accepted.
         layers_to_transform, target_modules, modules_to_save, hidden_size, num_hidden_layers, base_config:
             See [`BackboneTunerConfig`]. What is replaced is the list of blocks.
 

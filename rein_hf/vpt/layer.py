@@ -120,6 +120,7 @@ class VPTLayer(BlockListLayer):
     def insert(self, index: int, tokens: torch.Tensor) -> torch.Tensor:
         """The tokens (B, P + N, c) of block `index` with its prompts among them, (B, P + m + N, c)."""
         adapter = self.adapter
+        self.check_prefix(tokens)
         row = list(self.configs[adapter].changed_blocks(len(self.base_layer))).index(index)
         with with_weights(self.vpt_prompts):
             prompts = self.vpt_prompts[adapter][row]

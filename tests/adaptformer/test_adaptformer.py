@@ -146,6 +146,7 @@ def test_layers_to_transform_leave_the_other_blocks_alone():
         ({"bottleneck_size": 0}, "AdaptFormerConfig.bottleneck_size is 0; expected a width of at least 1"),
         ({"scale": 0.0}, "AdaptFormerConfig.scale is 0, with which nothing is added"),
         ({"layers_to_transform": [1, 1]}, r"AdaptFormerConfig.layers_to_transform is \[1, 1\]; expected one or more"),
+        ({"layers_to_transform": [1, 0]}, r"AdaptFormerConfig.layers_to_transform is \[1, 0\]; .* in ascending order"),
         ({"layers_to_transform": [3]}, r"AdaptFormerConfig.layers_to_transform is \[3\]; the backbone has blocks 0"),
         ({"target_modules": ["layer"]}, r"matches encoder.layer, a ModuleList; expected the MLPs of all blocks, e.g."),
         ({"target_modules": ["fc1"]}, r"matches encoder.layer.0.mlp.fc1, a Linear; expected the MLPs of all blocks"),

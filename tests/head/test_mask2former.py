@@ -10,6 +10,7 @@ from transformers.models.mask2former import modeling_mask2former as stock
 import rein_hf
 from rein_hf.head import class_and_mask_logits, mask2former, transformer_decoder
 from rein_hf.head.deformable_attention import DeformableAttention
+from tests.support.runs import HEAD
 
 
 STOCK = {ours: theirs for theirs, ours in mask2former.FAST_MODULES.items()}
@@ -183,6 +184,29 @@ def test_auxiliary_outputs_and_gradients_are_untouched(rein_model, pixel_values)
     largest = max(gradient.abs().max() for gradient in gradients[1].values())
     for name, gradient in gradients[1].items():
         torch.testing.assert_close(gradients[0][name], gradient, rtol=1e-8, atol=1e-12 * largest, msg=name)
+
+
+def test_dropout_drops_values_and_never_a_layer(build, pixel_values):
+    """With a layer left out the attention mask of the next one would be of another level's size."""
+    model = build(head={**HEAD, "dropout": 0.1}).train()
+    masks = [(torch.rand(2, 64, 64) > 0.5).float() for _ in pixel_values]
+    targets = {"mask_labels": masks, "class_labels": [torch.tensor([0, 2])] * 2}
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    for step in range(20):
+        torch.manual_seed(step)
+        output = model(pixel_values=pixel_values, output_auxiliary_logits=True, **targets)
+        assert len(output.auxiliary_logits) == 2 and output.loss.isfinite()
+        output.loss.backward()
+        assert all(p.grad.any() for layer in model.model.transformer_module.decoder.layers for p in layer.parameters())
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        one, other = (model(pixel_values=pixel_values).masks_queries_logits for _ in range(2))
+        assert not torch.allclose(one, other)  # values are dropped
+        without = build()
+        without.load_state_dict(model.state_dict())
+        found, expected = (logits_of(one.eval()(pixel_values=pixel_values)) for one in (model, without))
+    assert all(map(torch.equal, found, expected))
 
 
 def test_adapters_are_respected(rein_model, pixel_values):

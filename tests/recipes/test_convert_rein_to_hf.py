@@ -104,6 +104,12 @@ def no_mask_token(checkpoint: dict, backbone: dict) -> None:
     del backbone["mask_token"]
 
 
+def input_projections(checkpoint: dict, backbone: dict) -> None:
+    for level in range(3):
+        checkpoint[f"{HEAD}decoder_input_projs.{level}.weight"] = normal(HIDDEN, HIDDEN, 1, 1, seed=level)
+        checkpoint[f"{HEAD}decoder_input_projs.{level}.bias"] = normal(HIDDEN, seed=level)
+
+
 def as_it_is(checkpoint: dict, backbone: dict) -> None:
     pass
 
@@ -114,7 +120,9 @@ def assert_same(found: dict, expected: dict) -> None:
         assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name
 
 
-@pytest.mark.parametrize("change", [as_it_is, full_tokens, no_link, no_scale, swiglu, no_mask_token])
+@pytest.mark.parametrize(
+    "change", [as_it_is, full_tokens, no_link, no_scale, swiglu, no_mask_token, input_projections]
+)
 def test_there_and_back_is_bit_equal(convert, tmp_path, checkpoint, backbone, change, capsys):
     change(checkpoint, backbone)
     out = convert(checkpoint, backbone)

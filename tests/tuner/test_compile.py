@@ -23,7 +23,7 @@ def model():
     torch.manual_seed(0)
     torch.compiler.reset()
     model = get_peft_model(Dinov2Model(Dinov2Config(**sizes)), ReinConfig(r=4, num_tokens=6)).eval()
-    model.add_adapter("night", ReinConfig(r=None, num_tokens=4, layers_to_transform=[1, 0]))
+    model.add_adapter("night", ReinConfig(r=None, num_tokens=4, layers_to_transform=[1]))
     for name in ("night", "default"):
         model.set_adapter(name)
         perturb(model)

@@ -104,7 +104,7 @@ def test_new_weights_are_seen_after_a_forward_that_did_not_end(model, images):
 
 @pytest.mark.parametrize(
     "options",
-    [{"r": None}, {"use_softmax": False}, {"zero_init": True}, {"layers_to_transform": [3, 0, 1]}, {"r": 40}],
+    [{"r": None}, {"use_softmax": False}, {"zero_init": True}, {"layers_to_transform": [0, 1, 3]}, {"r": 40}],
 )
 def test_shared_factors_are_those_of_each_block(vit, images, options):
     model = get_peft_model(vit, ReinConfig(**{"r": 4, "num_tokens": 6, **options})).eval()

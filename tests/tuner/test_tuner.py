@@ -5,10 +5,10 @@ import math
 
 import pytest
 import torch
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from transformers import AutoModel
 
-from rein_hf import ReinConfig, ReinLayer
+from rein_hf import ReinConfig, ReinLayer, VPTConfig
 from tests.support.models import perturb
 
 
@@ -161,6 +161,16 @@ def test_wrong_configurations_are_refused(vit, vit_folder):
         ReinConfig(layers_to_transform=[])
     with pytest.raises(ValueError, match=r"layers_to_transform is \[4\]; the backbone has blocks 0 to 3"):
         get_peft_model(copy.deepcopy(vit), ReinConfig(layers_to_transform=[4]))
+    for wrong in ([3, 1], [1, 1]):
+        with pytest.raises(
+            ValueError, match=r"layers_to_transform is \[., 1\]; .* different blocks in ascending order"
+        ):
+            ReinConfig(layers_to_transform=wrong)
+    with pytest.raises(ValueError, match=r"ReinConfig.num_prefix_tokens is -1; expected the number of tokens before"):
+        ReinConfig(num_prefix_tokens=-1)
+    for wrong in (0, 2, 99):
+        with pytest.raises(ValueError, match=rf"num_prefix_tokens is {wrong}; expected 1, the .* in this dinov2"):
+            get_peft_model(copy.deepcopy(vit), ReinConfig(num_prefix_tokens=wrong))
     with pytest.raises(ValueError, match=r"made for a backbone of hidden_size 64; found 32"):
         get_peft_model(copy.deepcopy(vit), ReinConfig(hidden_size=64))
     with pytest.raises(ValueError, match=r"made for a backbone of num_hidden_layers 12; found 4"):
@@ -179,6 +189,29 @@ def test_unknown_architecture_needs_target_modules():
         get_peft_model(DeiTModel(config), ReinConfig())
     model = get_peft_model(DeiTModel(config), ReinConfig(target_modules=["layers"], num_tokens=4, num_prefix_tokens=2))
     assert isinstance(model.base_model.model.layers, ReinLayer)
+
+
+@pytest.mark.parametrize("config_class", [ReinConfig, VPTConfig])
+def test_an_unknown_architecture_has_patches_behind_its_prefix_tokens(config_class):
+    """Only the tokens of a block tell that a number of prefix tokens leaves nothing to change."""
+    block = torch.nn.TransformerEncoderLayer(16, 2, 16, batch_first=True)
+    arguments = {"target_modules": ["layers"], "hidden_size": 16}
+    for prefix, fits in ((4, True), (5, False), (99, False)):
+        encoder = torch.nn.TransformerEncoder(block, 2, enable_nested_tensor=False)
+        model = get_peft_model(encoder, config_class(**arguments, num_prefix_tokens=prefix)).eval()
+        if fits:
+            assert model(torch.randn(1, 5, 16)).shape == (1, 5, 16)
+        else:
+            with pytest.raises(ValueError, match=rf"num_prefix_tokens of .* is {prefix}, a block has 5 tokens; exp"):
+                model(torch.randn(1, 5, 16))
+
+
+def test_a_recorded_number_of_prefix_tokens_is_checked_when_it_is_loaded(vit, vit_folder, tmp_path):
+    get_peft_model(copy.deepcopy(vit), ReinConfig(num_tokens=4)).save_pretrained(tmp_path)
+    file = tmp_path / "adapter_config.json"
+    file.write_text(file.read_text().replace('"num_prefix_tokens": 1', '"num_prefix_tokens": 5'))
+    with pytest.raises(ValueError, match="num_prefix_tokens is 5; expected 1, the number of tokens before the"):
+        PeftModel.from_pretrained(vit, str(tmp_path))
 
 
 def test_the_vision_tower_alone_is_tuned():

@@ -46,7 +46,7 @@ def random_view(tokens=5, use_softmax=True) -> BlockView:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"r": None}, {"use_softmax": False}, {"zero_init": True}, {"layers_to_transform": [3, 1]}]
+    "options", [{}, {"r": None}, {"use_softmax": False}, {"zero_init": True}, {"layers_to_transform": [1, 3]}]
 )
 def test_views_are_what_the_formula_gives(image, options):
     model = with_registers(**options)

@@ -156,7 +156,7 @@ def test_layers_to_transform_leave_the_other_blocks_alone():
     vit = build()
     base, images = features(vit, images_for(vit)), images_for(vit)
     counts = hook_counts(vit)
-    model = tuned(vit, layers_to_transform=[2, 1])
+    model = tuned(vit, layers_to_transform=[1, 2])
     assert vit.encoder.layer.vpt_prompts["default"].shape == (2, 3, 16)
     found = features(vit, images)
     assert [torch.equal(*pair) for pair in zip(found, base, strict=True)] == [True, True, False, False]
@@ -168,6 +168,9 @@ def test_layers_to_transform_leave_the_other_blocks_alone():
     [
         ({"num_prompts": 0}, "VPTConfig.num_prompts is 0; expected at least 1"),
         ({"layers_to_transform": []}, r"VPTConfig.layers_to_transform is \[\]; expected one or more"),
+        ({"layers_to_transform": [2, 1]}, r"VPTConfig.layers_to_transform is \[2, 1\]; .* in ascending order"),
+        ({"num_prefix_tokens": -1}, "VPTConfig.num_prefix_tokens is -1; expected the number of tokens before"),
+        ({"num_prefix_tokens": 99}, "VPTConfig.num_prefix_tokens is 99; expected 1, the number of tokens before"),
         ({"layers_to_transform": [3]}, r"VPTConfig.layers_to_transform is \[3\]; the backbone has blocks 0 to 2"),
         ({"target_modules": ["fc1"]}, r"matches encoder.layer.0.mlp.fc1, a Linear; expected the nn.ModuleList"),
         ({"hidden_size": 8}, "This VPT adapter was made for a backbone of hidden_size 8; found 16"),
