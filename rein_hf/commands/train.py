@@ -18,6 +18,7 @@ import time
 import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from transformers import TrainingArguments, set_seed
@@ -161,9 +162,14 @@ def check_domains(sources: list[Domain], targets: list[Domain], args: TrainingAr
     """Says what was assumed about the domains and what is odd about them.
 
     Raises:
-        ValueError: the sources have different classes.
+        ValueError: the sources have different classes; a target has others than a model of the sources can be
+            evaluated on, or no public labels.
     """
     classes = common_classes(sources)
+    for target in targets:  # not after hours, at the first evaluation
+        target.predictions(np.arange(len(classes), dtype=np.uint8), classes)
+        if not target.is_streamed and len(target.dataset) and target.dataset.with_format(None)[0]["label"] is None:
+            raise ValueError(f"evaluate has {target.name}, whose labels are not public; see rein-hf submit.")
     if args.process_index == 0:
         # a source may be a target too
         for note in dict.fromkeys(note for domain in (*sources, *targets) for note in label_warnings(domain)):
@@ -204,7 +210,8 @@ def find_resume_point(
     [`checkpoints.resume_point`]. The main process finds out and tells the others."""
     found = [None]
     if args.process_index == 0:
-        fixed = {**config_fixed_on_resume(recipe, args), "images": dataset_sizes(sources)}
+        fixed = config_fixed_on_resume(recipe, args)
+        fixed |= {"images": dataset_sizes(sources), "classes": list(common_classes(sources))}
         if scores_decide(args):
             fixed["images_evaluated"] = dataset_sizes(targets)
         finished, checkpoint = checkpoints.resume_point(Path(args.output_dir), fixed, FINAL_WEIGHTS)

@@ -5,6 +5,7 @@ import json
 import shutil
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,6 +14,7 @@ import rein_hf
 from rein_hf.commands import evaluate, train
 from rein_hf.training import SegmentationTrainer
 from tests.support import vision_encoders
+from tests.support.miniatures import write_miniature
 from tests.support.runs import adapter_weights, run_recipe
 
 
@@ -226,6 +228,27 @@ def test_sources_of_different_classes_are_refused(recipe, tmp_path):
     cityscapes = rein_hf.data.Domain("cityscapes", domain.dataset)
     with pytest.raises(ValueError, match="The sources have different classes"):
         train.common_classes([domain, cityscapes])
+
+
+@pytest.mark.filterwarnings("ignore:.* holds .* of the .* images")
+def test_targets_that_cannot_be_evaluated_are_refused_before_training(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "build_trainer", lambda *args: pytest.fail("a model was built"))
+    other = shutil.copytree(tmp_path / "data", tmp_path / "other")
+    (other / "classes.json").write_text(json.dumps({"names": ["road", "car"], "ignore_id": 255}))
+    with pytest.raises(ValueError, match="other has the classes road, car; found a model of road, sidewalk"):
+        run_recipe(recipe, "--evaluate", f"[{other}]")
+    write_miniature("cityscapes", tmp_path / "cityscapes", [np.zeros((8, 8), np.uint8)], "test")
+    with pytest.raises(ValueError, match="evaluate has cityscapes, whose labels are not public"):
+        run_recipe(recipe, "--evaluate", f"[cityscapes:{tmp_path / 'cityscapes'}@test]")
+
+
+def test_a_run_of_other_classes_is_another(recipe, tmp_path):
+    """Names that were mended would not be those of the adapter that lies there."""
+    run_recipe(recipe, "--evaluate", "[]", "--max_steps", "1")
+    names = [f"class {index}" for index in range(19)]
+    (tmp_path / "data" / "classes.json").write_text(json.dumps({"names": names, "ignore_id": 255}))
+    with pytest.raises(ValueError, match="holds a run of another recipe: classes was .*'road'.*, is .*'class 0'"):
+        run_recipe(recipe, "--evaluate", "[]", "--max_steps", "1")
 
 
 def test_one_worker_reads_a_stream(recipe, tmp_path, capsys):
