@@ -65,8 +65,8 @@ def compile_segmenter(model: nn.Module, mode: str | None = None, backend: str = 
         The same model.
 
     Raises:
-        ValueError: the model is in training mode; `mode` is given with a backend that has none; CUDA graphs are asked
-            for, and the model is not on a GPU.
+        ValueError: the model is in training mode; `mode` is none of torch.compile, or is given with a backend that has
+            none; CUDA graphs are asked for, and the model is not on a GPU.
 
     Example:
 
@@ -104,9 +104,11 @@ class _CompiledLogits(OfOneModel):
 def check_mode(mode: str | None, backend: str) -> None:
     """
     Raises:
-        ValueError: a mode is given with a backend that has none.
+        ValueError: a mode is given that torch does not know, or with a backend that has none.
     """
     if mode is not None and backend != "inductor":
         raise ValueError(
             f"mode is {mode!r} and backend {backend!r}; a mode has an effect with backend='inductor' alone."
         )
+    if mode is not None and mode not in (modes := torch._inductor.list_mode_options()):
+        raise ValueError(f"mode is {mode!r}; expected one of {', '.join(modes)}, the modes of torch.compile.")

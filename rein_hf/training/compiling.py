@@ -27,8 +27,8 @@ def compile_before_loss(
         mode, fullgraph: of `torch.compile` with a compiler.
 
     Raises:
-        ValueError: `mode` is given with a backend that has none; CUDA graphs are asked for, and the model is not on a
-            GPU.
+        ValueError: `mode` is none of torch.compile, or is given with a backend that has none; CUDA graphs are asked
+            for, and the model is not on a GPU.
     """
     check_mode(mode, backend)
     segmenter = model.get_base_model() if isinstance(model, PeftModel) else model

@@ -7,6 +7,7 @@ import torch
 
 from rein_hf import ReinConfig, add_rein
 from rein_hf.inference import compile_segmenter, slide_inference
+from rein_hf.training import compile_before_loss
 from tests.support.models import perturb
 
 
@@ -103,3 +104,6 @@ def test_a_model_in_training_is_refused(rein_model):
 def test_a_mode_without_effect_is_refused(rein_model):
     with pytest.raises(ValueError, match=r"mode is 'max-autotune' and backend 'cudagraphs'; a mode has"):
         compile_segmenter(rein_model, mode="max-autotune", backend="cudagraphs")
+    for compile in (compile_segmenter, compile_before_loss):
+        with pytest.raises(ValueError, match="mode is 'max'; expected one of default, .*reduce-overhead"):
+            compile(rein_model, mode="max", backend="inductor")
