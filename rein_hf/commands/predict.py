@@ -29,7 +29,7 @@ from transformers import AutoImageProcessor
 
 import rein_hf
 
-from ..evaluation import accelerator_for, comment_of_maps, move_to
+from ..evaluation import accelerator_for, comment_of_maps, is_comment_of_maps, move_to
 from ..images import open_image
 from ..inference import read_ahead, requested_size, segment, segment_with_confidence, window_sides
 from ..inference.photos import ENDINGS, VIDEO_ENDING, Photo, find_photos, printable
@@ -83,6 +83,8 @@ def main(args: PredictionArguments) -> int:
     output_dir = Path(args.output_dir)
     photos, skipped = find_photos(args.input, output_dir)
     check_videos([photo.file for photo in photos if is_video(photo.file)], args)
+    endings = [ending for ending in ENDINGS if getattr(args, ending.partition(".")[0], True)]
+    check_results(photos, endings)
     model = rein_hf.from_pretrained(args.model, backbone=args.backbone)
     class_names_of(model.config.id2label, f"--model {args.model}: id2label")
     window_sides(model, args.crop, args.stride)
@@ -92,7 +94,6 @@ def main(args: PredictionArguments) -> int:
         except ValueError as error:
             raise ValueError(f"--explain true of --model {args.model}: {error}") from error
     processor = AutoImageProcessor.from_pretrained(args.model)
-    endings = [ending for ending in ENDINGS if getattr(args, ending.partition(".")[0], True)]
     options = {key: getattr(args, key) for key in "crop stride bf16 size short_side opacity legend".split()}
     comment = comment_of_maps(model, options)
     model = move_to(accelerator, model, args.compile, args.cuda_graphs)
@@ -131,9 +132,16 @@ def main(args: PredictionArguments) -> int:
 
 def is_done(photo: Photo, endings: list[str], comment: str) -> bool:
     """Whether all results of a photo or a video are there, and say that they come from what would make them now."""
-    if is_video(photo.file):
-        return comment_of_video(photo.result(VIDEO_ENDING)) == comment
-    return all(comment_of(photo.result(ending)) == comment for ending in endings)
+    return all(comment_of_result(file) == comment for file in results_of(photo, endings))
+
+
+def results_of(photo: Photo, endings: list[str]) -> list[Path]:
+    """The files that are written for a photo or a video."""
+    return [photo.result(ending) for ending in ([VIDEO_ENDING] if is_video(photo.file) else endings)]
+
+
+def comment_of_result(file: Path) -> str | None:
+    return comment_of_video(file) if is_video(file) else comment_of(file)
 
 
 def read_photo(file: Path) -> Image.Image | Exception | None:
@@ -186,6 +194,17 @@ def check_videos(videos: list[Path], args: PredictionArguments) -> None:
     for option in ("confidence", "explain"):
         if getattr(args, option):
             raise ValueError(f"--{option} is for photos; --input has the video {printable(videos[0])}.")
+
+
+def check_results(photos: list[Photo], endings: list[str]) -> None:
+    """Refuses, before anything is loaded, to replace what no earlier run has written: labels of the user's own beside
+    the photos may have the names of results."""
+    files = [file for photo in photos for file in results_of(photo, endings) if file.exists()]
+    if others := [file for file in files if not is_comment_of_maps(comment_of_result(file))]:
+        more = f", nor {'is' if len(others) == 2 else 'are'} {len(others) - 1} more" if len(others) > 1 else ""
+        raise ValueError(
+            f"{printable(others[0])} is there and is not a result of rein-hf predict{more}; give another --output_dir."
+        )
 
 
 def write_overlay_video(

@@ -150,6 +150,11 @@ def test_predict_writes_an_overlay_video(rein_model, tmp_path, capsys):
     for frame, picture in zip(read(source)[1], pictures, strict=True):
         expected = rein_hf.colorize(rein_hf.segment(model, processor, frame), model)
         assert np.abs(np.subtract(picture, expected, dtype=float)).mean() < 12
+    assert predict.main(arguments) == 1  # replaces its own
+    (tmp_path / "out" / "drive_overlay.mp4").write_bytes(source.read_bytes())
+    with pytest.raises(ValueError, match="drive_overlay.mp4 is there and is not a result of rein-hf predict; give"):
+        predict.main(arguments)
+    assert (tmp_path / "out" / "drive_overlay.mp4").read_bytes() == source.read_bytes()
     arguments.confidence = True
     with pytest.raises(ValueError, match="--confidence is for photos; --input has the video .*drive.mp4"):
         predict.main(arguments)

@@ -84,6 +84,35 @@ def test_a_second_run_does_not_segment_its_own_output(model, tmp_path, inside, c
         assert "8 other files skipped" in lines[1]
 
 
+def test_files_of_others_are_not_replaced(model, tmp_path, monkeypatch):
+    """Labels beside the photos that have the names of results, also if they have a comment."""
+    noise().save(tmp_path / "street.jpg")
+    noise(71).save(tmp_path / "lane.jpg")
+    Image.new("L", (70, 50), 7).save(tmp_path / "street_label.png")
+    before = (tmp_path / "street_label.png").read_bytes()
+    monkeypatch.setattr(rein_hf, "from_pretrained", lambda *args, **kwargs: pytest.fail("the model was loaded"))
+    message = "street_label.png is there and is not a result of rein-hf predict; give another --output_dir"
+    for options in ({}, {"resume": True}):
+        with pytest.raises(ValueError, match=message):
+            run(tmp_path, tmp_path, **options)
+    noise(71).save(tmp_path / "lane_overlay.jpg", comment="{}")
+    with pytest.raises(ValueError, match="lane_overlay.jpg is there .* predict, nor is 1 more; give another"):
+        run(tmp_path, tmp_path)
+    assert (tmp_path / "street_label.png").read_bytes() == before
+    assert files(tmp_path) == {"street.jpg", "lane.jpg", "street_label.png", "lane_overlay.jpg"}
+
+
+def test_results_of_another_model_are_replaced_and_what_is_not_written_stays(model, tmp_path):
+    noise().save(tmp_path / "a.png")
+    noise().save(tmp_path / "a_confidence.png")
+    assert run(tmp_path, tmp_path) == 0
+    before = (tmp_path / "a_label.png").read_bytes()
+    assert run(tmp_path, tmp_path, crop=48) == 0
+    assert (tmp_path / "a_label.png").read_bytes() != before  # its comment tells the crop
+    with pytest.raises(ValueError, match="a_confidence.png is there and is not a result"):
+        run(tmp_path, tmp_path, confidence=True)
+
+
 def test_what_is_found(tmp_path):
     for name in ("photos/b.JPEG", "photos/a.png", "photos/c.txt", "other/d.raw"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
