@@ -134,6 +134,15 @@ def test_a_video_in_a_folder_is_passed_over(tmp_path):
     assert [photo.file.name for photo in photos] == ["a.png", "c.mp4"] and [file.name for file in skipped] == ["b.mp4"]
 
 
+def test_a_photo_and_a_video_may_have_one_stem(tmp_path):
+    """Their results have other names."""
+    inputs = [str(write_named(tmp_path / name)) for name in ("a.jpg", "a.mp4", "a.mov")]
+    photos, _ = find_photos(inputs[:2], tmp_path / "out")
+    assert [photo.file.name for photo in photos] == ["a.jpg", "a.mp4"]
+    with pytest.raises(ValueError, match=r"several files of the same stem: \['[^']*a.mp4', '[^']*a.mov'\]"):
+        find_photos(inputs, tmp_path / "out")
+
+
 def test_predict_writes_an_overlay_video(rein_model, tmp_path, capsys):
     rein_model.save_pretrained(tmp_path / "adapter")
     rein_hf.build_image_processor().save_pretrained(tmp_path / "adapter")
