@@ -31,7 +31,7 @@ import rein_hf
 
 from ..evaluation import accelerator_for, comment_of_maps, is_comment_of_maps, move_to
 from ..images import open_image
-from ..inference import read_ahead, requested_size, segment, segment_with_confidence, window_sides
+from ..inference import is_out_of_memory, read_ahead, requested_size, segment, segment_with_confidence, window_sides
 from ..inference.photos import ENDINGS, VIDEO_ENDING, Photo, find_photos, printable
 from ..inference.video import comment_of_video, is_video, require_video_reader, transform_video
 from ..labels import class_names_of, palette_of_model
@@ -47,7 +47,7 @@ from ..views import (
     with_legend,
 )
 from .cli import run
-from .predict_progress import WindowProgress, closing_line, tell
+from .predict_progress import WindowProgress, closing_line, left_out, tell
 
 
 # Of how many blocks --explain shows what Rein does: the first, the last, and others between.
@@ -114,9 +114,10 @@ def main(args: PredictionArguments) -> int:
                     pictures = {}
                 else:
                     pictures = segmented(args, model, processor, image, count)
-        except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
-            reason = str(error) or "there is not enough memory."
-            tell(f"{'' if str(photo.file) in reason else f'{photo.file}: '}{reason} It is left out.")
+        except (ValueError, MemoryError, RuntimeError) as error:
+            if not (isinstance(error, ValueError) or is_out_of_memory(error)):
+                raise
+            tell(left_out(photo.file, error, isinstance(image, Exception)))
             failed += 1
             continue
         photo.target.parent.mkdir(parents=True, exist_ok=True)

@@ -168,29 +168,40 @@ def test_bad_photos_do_not_stop_the_others(model, tmp_path, capsys, monkeypatch)
     Image.new("RGB", (65501, 1)).save(tmp_path / "c.png")
     noise(33).save(tmp_path / "d.png")
     good.save(tmp_path / "e.png")
+    noise(34).save(tmp_path / "f.png")
     segment = predict.segment
 
     def out_of_memory(model, processor, image, *args):
         if image.width == 33:
             raise torch.OutOfMemoryError("CUDA out of memory.")
+        if image.width == 34:
+            torch.empty(2**50)
         return segment(model, processor, image, *args)
 
     monkeypatch.setattr(predict, "segment", out_of_memory)
     out = tmp_path / "out"
-    assert run(tmp_path, out) == 3
+    assert run(tmp_path, out) == 4
     assert files(out) == {f"{stem}_{ending}" for stem in "ae" for ending in ("label.png", "color.png", "overlay.jpg")}
     errors = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
-    assert len(errors) == 3
+    assert len(errors) == 4
     for error, expected in zip(
         errors,
         [
             f"{tmp_path / 'b.jpg'} cannot be read as an image: ",
             f"{tmp_path / 'c.png'} is 65501x1 pixels; an overlay (JPEG) has sides of 65500 at most.",
-            f"{tmp_path / 'd.png'}: CUDA out of memory. It is left out.",
+            f"{tmp_path / 'd.png'}: CUDA out of memory. It is left out. A smaller copy needs less memory: --",
+            f"{tmp_path / 'f.png'}: there is not enough memory. It is left out. A smaller copy needs less memory: --",
         ],
         strict=True,
     ):
         assert expected in error
+
+    def broken(*args):
+        raise RuntimeError("a fault of our own")
+
+    monkeypatch.setattr(predict, "segment", broken)
+    with pytest.raises(RuntimeError, match="of our own"):
+        run(tmp_path, out)
 
 
 def test_processes_share_the_photos(model, tmp_path, monkeypatch, capsys):
