@@ -29,7 +29,7 @@ from ..images import STORED_MODE, STORED_ORIENTATION
 from ..labels import IGNORE
 from ..views import colorize, contact_sheet, legend_of, merge_legends, overlay, save_picture
 from ..views.plots import plot_class_histogram
-from .cli import run
+from .cli import require_at_least, run
 
 
 @dataclass
@@ -43,6 +43,7 @@ class InspectionArguments:
 
 def main(args: InspectionArguments) -> int:
     """Returns how many problems there are."""
+    require_at_least(args, limit=1, workers=1, sheet_rows=0)
     output_dir = Path(args.output_dir)
     report, shares, rows, legends = Results(output_dir / "report.json"), {}, [], []
     for spec in args.domains:

@@ -46,7 +46,7 @@ from ..views import (
     save_picture,
     with_legend,
 )
-from .cli import run
+from .cli import require_at_least, run
 from .predict_progress import WindowProgress, closing_line, left_out, tell
 
 
@@ -79,6 +79,7 @@ def main(args: PredictionArguments) -> int:
     accelerator = accelerator_for("bf16" if args.bf16 else "no")
     if not 0 <= args.opacity <= 1:
         raise ValueError(f"--opacity is {args.opacity}; expected 0 to 1.")
+    require_at_least(args, crop=1, stride=1)
     requested_size((1, 1), args.size, args.short_side)  # raises before anything is loaded
     output_dir = Path(args.output_dir)
     photos, skipped = find_photos(args.input, output_dir)

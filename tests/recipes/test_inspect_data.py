@@ -78,6 +78,13 @@ def test_limit(tmp_path):
     assert json.loads((tmp_path / "out" / "report.json").read_text())[spec]["images"] == 3
 
 
+@pytest.mark.parametrize(("option", "value", "least"), [("limit", 0, 1), ("workers", 0, 1), ("sheet_rows", -2, 0)])
+def test_numbers_that_are_too_small(tmp_path, option, value, least):
+    with pytest.raises(ValueError, match=f"--{option} is {value}; expected {least} at least"):
+        run("--domains", "gta5:nowhere", "--output_dir", str(tmp_path / "out"), f"--{option}", str(value))
+    assert not (tmp_path / "out").exists()
+
+
 def folder_of(tmp_path, images: dict[str, Image.Image], labels: dict[str, Image.Image], classes=None):
     for name, files in (("images", images), ("labels", labels)):
         (tmp_path / "own" / name).mkdir(parents=True)

@@ -289,7 +289,8 @@ def test_many_windows_are_counted_and_hinted_at(model, tmp_path, capsys):
         ({"short_side": 0}, "--short_side is 0; expected a number of pixels, 1 at least"),
         ({"size": "80x60", "short_side": 60}, "--size 80x60 and --short_side 60 are both given"),
         ({"opacity": 1.5}, "--opacity is 1.5; expected 0 to 1"),
-        ({"crop": 0}, "crop is 0; expected a number of pixels"),
+        ({"crop": 0}, "--crop is 0; expected 1 at least"),
+        ({"stride": -1}, "--stride is -1; expected 1 at least"),
         ({"stride": 65}, r"stride is 65; expected 1 to crop \(64\)"),
     ],
 )
