@@ -17,6 +17,7 @@ A video is one that `--input` names; those in folders are passed over. It is rea
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -85,6 +86,7 @@ def main(args: PredictionArguments) -> int:
     photos, skipped = find_photos(args.input, output_dir)
     check_videos([photo.file for photo in photos if is_video(photo.file)], args)
     endings = [ending for ending in ENDINGS if getattr(args, ending.partition(".")[0], True)]
+    check_folders({output_dir, *(photo.target.parent for photo in photos)})
     check_results(photos, endings)
     model = rein_hf.from_pretrained(args.model, backbone=args.backbone)
     class_names_of(model.config.id2label, f"--model {args.model}: id2label")
@@ -196,6 +198,16 @@ def check_videos(videos: list[Path], args: PredictionArguments) -> None:
     for option in ("confidence", "explain"):
         if getattr(args, option):
             raise ValueError(f"--{option} is for photos; --input has the video {printable(videos[0])}.")
+
+
+def check_folders(folders: set[Path]) -> None:
+    """Refuses, before anything is loaded, folders that cannot be made or written to."""
+    for folder in sorted(folders):
+        there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        what = "is not a folder" if not there.is_dir() else "cannot be written to"
+        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+            name = printable(folder)
+            raise ValueError(f"--output_dir: results would go to {name}, but {printable(there)} {what}; give another.")
 
 
 def check_results(photos: list[Photo], endings: list[str]) -> None:

@@ -102,6 +102,21 @@ def test_files_of_others_are_not_replaced(model, tmp_path, monkeypatch):
     assert files(tmp_path) == {"street.jpg", "lane.jpg", "street_label.png", "lane_overlay.jpg"}
 
 
+def test_folders_that_cannot_be_made_are_refused(model, tmp_path, monkeypatch):
+    (tmp_path / "photos" / "sub").mkdir(parents=True)
+    noise().save(tmp_path / "photos" / "sub" / "a.png")
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sub").write_text("no folder")
+    monkeypatch.setattr(rein_hf, "from_pretrained", lambda *args, **kwargs: pytest.fail("the model was loaded"))
+    for out, named in (("file", "file"), ("file/deep/er", "file"), ("out", "out/sub")):
+        with pytest.raises(ValueError, match=f"--output_dir: .* but {tmp_path / named} is not a folder; give another"):
+            run(tmp_path / "photos", tmp_path / out)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(ValueError, match=f"would go to {tmp_path / 'new'}, but {tmp_path} cannot be written to; give"):
+        run(tmp_path / "photos", tmp_path / "new")
+
+
 def test_results_of_another_model_are_replaced_and_what_is_not_written_stays(model, tmp_path):
     noise().save(tmp_path / "a.png")
     noise().save(tmp_path / "a_confidence.png")
