@@ -31,7 +31,7 @@ from transformers import AutoImageProcessor
 import rein_hf
 
 from ..evaluation import accelerator_for, comment_of_maps, is_comment_of_maps, move_to
-from ..images import open_image
+from ..images import STORED_FRAMES, open_image
 from ..inference import is_out_of_memory, read_ahead, requested_size, segment, segment_with_confidence, window_sides
 from ..inference.photos import ENDINGS, VIDEO_ENDING, Photo, find_photos, printable
 from ..inference.video import comment_of_video, is_video, require_video_reader, transform_video
@@ -123,6 +123,8 @@ def main(args: PredictionArguments) -> int:
             tell(left_out(photo.file, error, isinstance(image, Exception)))
             failed += 1
             continue
+        if image is not None and (frames := image.info.get(STORED_FRAMES)):
+            tell(f"{photo.file} has {frames} frames; the first is used.")
         photo.target.parent.mkdir(parents=True, exist_ok=True)
         for ending, picture in pictures.items():
             save_picture(picture, photo.result(ending), comment)

@@ -121,6 +121,14 @@ def test_turned_images_are_told_and_labels_that_do_not_fit_are_named(tmp_path, c
     assert "NOTE: 3 images were turned" in capsys.readouterr().out
 
 
+def test_images_of_several_frames_are_told(tmp_path):
+    label = Image.new("L", (40, 32))
+    spec = folder_of(tmp_path, {"a.gif": photo(), "b.png": photo()}, {"a.png": label, "b.png": label}, ["one"])
+    photo().save(tmp_path / "own" / "images" / "a.gif", save_all=True, append_images=[Image.new("RGB", (40, 32))])
+    _, found = inspected(tmp_path, spec)
+    assert "a has 2 frames; the first is used." in found["notes"]
+
+
 def test_images_of_16_bits_are_told_and_dark_ones_named(tmp_path):
     bright, dark = (Image.fromarray(np.full((32, 40), value, np.uint16)) for value in (40000, 4095))
     labels = {f"{stem}.png": Image.new("L", (40, 32), 1) for stem in "abc"}

@@ -219,6 +219,14 @@ def test_bad_photos_do_not_stop_the_others(model, tmp_path, capsys, monkeypatch)
         run(tmp_path, out)
 
 
+def test_of_several_frames_the_first_is_segmented_and_told(model, tmp_path, capsys):
+    noise().save(tmp_path / "a.gif", save_all=True, append_images=[noise(71).resize((70, 50))])
+    noise().save(tmp_path / "b.tif")
+    assert run(tmp_path, tmp_path / "out") == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "frames" in line]
+    assert told == [f"{tmp_path / 'a.gif'} has 2 frames; the first is used."]
+
+
 def test_processes_share_the_photos(model, tmp_path, monkeypatch, capsys):
     """Each of two, one after the other; counts of both are summed, which only the first one prints."""
     for name in ("a.png", "b.png", "c.png"):
