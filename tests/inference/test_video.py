@@ -101,6 +101,36 @@ def test_a_video_of_a_telephone_is_turned_upright(tmp_path):
     assert min(picture.getpixel((60, 5))) > 240 and max(picture.getpixel((5, 5))) < 40
 
 
+@pytest.mark.parametrize(("lines", "space", "tag"), [(720, "ITU709", 1), (480, "ITU601", 6)])
+@pytest.mark.parametrize("tagged", [True, False])
+def test_colours_stay_what_they_are(tmp_path, lines, space, tag, tagged):
+    """Files that say nothing of their colours are read as players do; what is written says it."""
+    colours = [(220, 20, 60), (0, 130, 40), (30, 40, 200), (250, 170, 30)]
+    picture = Image.new("RGB", (128, lines))
+    for index, colour in enumerate(colours):
+        picture.paste(colour, (32 * index, 0, 32 * index + 32, lines))
+    with av.open(str(tmp_path / "a.mp4"), "w") as writer:
+        stream = writer.add_stream("libx264", rate=10, options={"crf": "4"})
+        stream.width, stream.height, stream.pix_fmt = 128, lines, "yuv420p"
+        if tagged:
+            stream.colorspace, stream.color_range = tag, 1
+        frame = av.VideoFrame.from_image(picture).reformat(format="yuv420p", dst_colorspace=space)
+        if not tagged:
+            frame.colorspace = 2
+        writer.mux(stream.encode(frame))
+        writer.mux(stream.encode(None))
+    with av.open(str(tmp_path / "a.mp4")) as reader:
+        assert next(reader.decode(video=0)).colorspace == (tag if tagged else 2)
+    seen = []
+    transform_video(tmp_path / "a.mp4", tmp_path / "b.mp4", lambda frame: (seen.append(frame), frame)[1])
+    with av.open(str(tmp_path / "b.mp4")) as reader:
+        written = next(reader.decode(video=0))
+    assert (written.colorspace, written.color_range) == (tag, 1)
+    for found in (seen[0], written.to_image()):
+        for index, colour in enumerate(colours):
+            assert np.abs(np.subtract(found.getpixel((32 * index + 16, lines // 2)), colour)).max() <= 5
+
+
 def test_what_is_no_video_leaves_nothing(tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(ValueError, match="text.mp4 cannot be read as a video: "):
