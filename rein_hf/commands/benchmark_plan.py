@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from .benchmark_variants import SIZES, VARIANTS, Setting
+from .cli import require_at_least
 
 
 class Part(NamedTuple):
@@ -96,6 +97,10 @@ def check_arguments(args, defaults) -> None:
         raise ValueError(f"variants is {args.variants}; expected, of each kind, some of {known}.")
     if args.device not in ("cpu", "cuda") or args.device == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device is {args.device!r}; expected cpu{' or cuda' * torch.cuda.is_available()}.")
+    require_at_least(args, crops=1, batches=1, threads=1)
+    for name in ("crops", "batches"):
+        if not getattr(args, name):
+            raise ValueError(f"--{name} is empty; expected one number at least.")
     if args.repeats < 5:
         raise ValueError(f"repeats is {args.repeats}; expected at least 5, since quartiles of fewer mean nothing.")
     if args.plan and args.plan not in PLANS:

@@ -79,6 +79,23 @@ def one_line(error: Exception) -> str:
     return str(error) if all(line.startswith("  ") for line in others) else " ".join(str(error).split())
 
 
+def require_at_least(args: Any, **least: int) -> None:
+    """Refuses numbers that are too small; options that are None are not given.
+
+    Args:
+        args: the arguments of a verb.
+        least: the least of an option, or of each number in its list, by its name.
+
+    Raises:
+        ValueError: a number is too small.
+    """
+    for option, smallest in least.items():
+        value = getattr(args, option)
+        if any(number < smallest for number in (value if isinstance(value, list) else [value]) if number is not None):
+            text = " ".join(map(str, value)) if isinstance(value, list) else value
+            raise ValueError(f"--{option} is {text}; expected {smallest} at least.")
+
+
 def parse(module: ModuleType, verb: str, argv: list[str]) -> tuple[Any, ...]:
     """The arguments of a verb's `main`: by the verb's own `parse` if it has one, else the fields of their class."""
     return module.parse(argv) if hasattr(module, "parse") else _parser(module, verb).parse(argv)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 
-from ..page import Adapters, Bounds, Service, find_examples, launch_page, require_gradio
+from ..page import Adapters, Bounds, Service, check_address, find_examples, launch_page, require_gradio
 from .cli import run
 
 
@@ -34,6 +34,7 @@ class DemoArguments:
 def main(args: DemoArguments) -> None:
     """Serves the page until Ctrl+C."""
     require_gradio()  # before anything is loaded
+    check_address(args.host, args.port)
     bounds = Bounds(args.megabytes, args.megapixels, args.seen_megapixels, args.waiting)
     examples = find_examples(args.examples)
     service = Service(Adapters(args.model, args.backbone, args.device), examples, bounds)

@@ -40,7 +40,7 @@ from ..inference import window_sides
 from ..labels import SUBSETS, class_names_of
 from ..views import colorize, contact_sheet, legend_of, merge_legends, save_picture
 from ..views.plots import plot_confusion, plot_iou, plot_robustness
-from .cli import run
+from .cli import require_at_least, run
 from .evaluate_tables import class_table, results_table, robustness_table
 
 
@@ -68,10 +68,7 @@ class EvaluationArguments:
 
 def main(args: EvaluationArguments) -> dict:
     accelerator = accelerator_for("bf16" if args.bf16 else "no")
-    for option, least in (("limit", 1), ("sheet_rows", 0), ("crop", 1), ("stride", 1)):
-        value = getattr(args, option)
-        if value is not None and value < least:
-            raise ValueError(f"--{option} is {value}; expected {least} at least.")
+    require_at_least(args, limit=1, sheet_rows=0, crop=1, stride=1)
     names, (corruptions, severities) = short_names(args.model), chosen_corruptions(args)
     domains, output_dir = scored_domains(args), Path(args.output_dir)
     confusion_files(names, [domain.name for domain in domains])

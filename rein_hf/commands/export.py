@@ -36,7 +36,7 @@ import rein_hf
 
 from ..inference import slide_inference
 from ..labels import class_names_of
-from .cli import run
+from .cli import require_at_least, run
 from .export_file import load_exported, metadata_of, save_exported
 from .export_graph import SMALLEST_SIDE, SegmenterGraph, trace
 
@@ -93,8 +93,7 @@ def main(args: ExportArguments) -> dict[str, float]:
         output /= "segmenter.onnx"
     if output.suffix not in (".onnx", ".pt2"):
         raise ValueError(f"--output_dir is {output}; expected a folder, or a file ending in .onnx or .pt2.")
-    if args.batch_size < 1:
-        raise ValueError(f"--batch_size is {args.batch_size}; expected 1 at least.")
+    require_at_least(args, batch_size=1, largest=1)
     if args.largest is not None and not args.dynamic:
         raise ValueError(f"--largest {args.largest} has no effect without --dynamic true.")
     model = rein_hf.from_pretrained(args.model, backbone=args.backbone).float().requires_grad_(False)

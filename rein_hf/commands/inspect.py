@@ -6,7 +6,7 @@ Prints first what it found: sizes, classes with their ids and shares, what was a
 sheet and the histogram of the classes. Exit code 1 if anything is wrong: files that are missing, broken or not used,
 labels of another kind or size, unknown ids, masks of 0 and 255, fewer images than a complete download has. Notes tell
 what is right only if the user meant it so: ids that were taken for Cityscapes', images that were turned as their EXIF
-says, 16-bit images of which the high byte is used.
+says, 16-bit images of which the high byte is used, animations and TIFF files of which the first frame is used.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from tqdm.auto import tqdm
 
 from ..data import Domain, describe_odd_ids, load_domain
 from ..evaluation import Results, evenly_spaced_indices
-from ..images import STORED_MODE, STORED_ORIENTATION
+from ..images import STORED_FRAMES, STORED_MODE, STORED_ORIENTATION
 from ..labels import IGNORE
 from ..views import colorize, contact_sheet, legend_of, merge_legends, overlay, save_picture
 from ..views.plots import plot_class_histogram
-from .cli import run
+from .cli import require_at_least, run
 
 
 @dataclass
@@ -43,6 +43,7 @@ class InspectionArguments:
 
 def main(args: InspectionArguments) -> int:
     """Returns how many problems there are."""
+    require_at_least(args, limit=1, workers=1, sheet_rows=0)
     output_dir = Path(args.output_dir)
     report, shares, rows, legends = Results(output_dir / "report.json"), {}, [], []
     for spec in args.domains:
@@ -71,7 +72,7 @@ def inspect(spec: str, limit: int | None, workers: int, sheet_rows: int) -> tupl
             found = {"images": 0, "sizes": {}, "modes": {}, "classes": {}, "notes": [], "problems": [str(error)]}
             return found, [], []
     problems = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
-    sizes, modes, orientations, dark = Counter(), Counter(), Counter(), []
+    sizes, modes, orientations, dark, several = Counter(), Counter(), Counter(), [], {}
     pixels, images, opened, pictures, drawn = Counter(), Counter(), 0, [], []
     total, samples = sample_readers(domain, limit)
     shown = set(evenly_spaced_indices(total, sheet_rows)) if total else set(range(sheet_rows))
@@ -90,6 +91,8 @@ def inspect(spec: str, limit: int | None, workers: int, sheet_rows: int) -> tupl
                 dark.append(sample["name"])
             if orientation := sample["image"].info.get(STORED_ORIENTATION):
                 orientations[orientation] += 1
+            if frames := sample["image"].info.get(STORED_FRAMES):
+                several[sample["name"]] = frames
             if sample["label"] is None:
                 continue
             counts = np.bincount(np.asarray(sample["label"]).ravel(), minlength=256)
@@ -114,19 +117,22 @@ def inspect(spec: str, limit: int | None, workers: int, sheet_rows: int) -> tupl
         "modes": dict(modes.most_common()),
         "ignored": 1 - valid / max(sum(pixels.values()), 1),
         "classes": classes,
-        "notes": list_notes(domain, modes, orientations, dark),
+        "notes": list_notes(domain, modes, orientations, dark, several),
         "problems": problems,
     }
     return found, pictures, legend_of(drawn, domain.classes, domain.palette)
 
 
-def list_notes(domain: Domain, modes: Counter, orientations: Counter, dark: list[str]) -> list[str]:
+def list_notes(
+    domain: Domain, modes: Counter, orientations: Counter, dark: list[str], several: dict[str, int]
+) -> list[str]:
     """Sentences on what is right only if it was meant so.
 
     Args:
         modes: how many images are stored in each of Pillow's modes.
         orientations: how many images note each EXIF orientation but 1.
         dark (`list[str]`): names of 16-bit images with no value above 4095.
+        several: name of each image whose file has several frames, and how many.
     """
     notes = [domain.assumption] if domain.assumption else []
     if orientations:
@@ -143,6 +149,10 @@ def list_notes(domain: Domain, modes: Counter, orientations: Counter, dark: list
             f"{len(dark)} of these are all but black, as 12-bit images in files of 16 bits are: multiply their values "
             f"by 16. They are {', '.join(dark[:5])}{', ...' if len(dark) > 5 else ''}."
         )
+    if several:
+        frames = "; ".join(f"{name} has {count} frames" for name, count in islice(several.items(), 5))
+        more = f"; {len(several) - 5} images more have several" if len(several) > 5 else ""
+        notes.append(f"{frames}{more}; the first is used.")
     return notes
 
 

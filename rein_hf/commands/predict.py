@@ -17,6 +17,7 @@ A video is one that `--input` names; those in folders are passed over. It is rea
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,9 +30,9 @@ from transformers import AutoImageProcessor
 
 import rein_hf
 
-from ..evaluation import accelerator_for, comment_of_maps, move_to
-from ..images import open_image
-from ..inference import read_ahead, requested_size, segment, segment_with_confidence, window_sides
+from ..evaluation import accelerator_for, comment_of_maps, is_comment_of_maps, move_to
+from ..images import STORED_FRAMES, open_image
+from ..inference import is_out_of_memory, read_ahead, requested_size, segment, segment_with_confidence, window_sides
 from ..inference.photos import ENDINGS, VIDEO_ENDING, Photo, find_photos, printable
 from ..inference.video import comment_of_video, is_video, require_video_reader, transform_video
 from ..labels import class_names_of, palette_of_model
@@ -46,8 +47,8 @@ from ..views import (
     save_picture,
     with_legend,
 )
-from .cli import run
-from .predict_progress import WindowProgress, closing_line, tell
+from .cli import require_at_least, run
+from .predict_progress import WindowProgress, closing_line, left_out, tell
 
 
 # Of how many blocks --explain shows what Rein does: the first, the last, and others between.
@@ -79,10 +80,14 @@ def main(args: PredictionArguments) -> int:
     accelerator = accelerator_for("bf16" if args.bf16 else "no")
     if not 0 <= args.opacity <= 1:
         raise ValueError(f"--opacity is {args.opacity}; expected 0 to 1.")
+    require_at_least(args, crop=1, stride=1)
     requested_size((1, 1), args.size, args.short_side)  # raises before anything is loaded
     output_dir = Path(args.output_dir)
     photos, skipped = find_photos(args.input, output_dir)
     check_videos([photo.file for photo in photos if is_video(photo.file)], args)
+    endings = [ending for ending in ENDINGS if getattr(args, ending.partition(".")[0], True)]
+    check_folders({output_dir, *(photo.target.parent for photo in photos)})
+    check_results(photos, endings)
     model = rein_hf.from_pretrained(args.model, backbone=args.backbone)
     class_names_of(model.config.id2label, f"--model {args.model}: id2label")
     window_sides(model, args.crop, args.stride)
@@ -92,7 +97,6 @@ def main(args: PredictionArguments) -> int:
         except ValueError as error:
             raise ValueError(f"--explain true of --model {args.model}: {error}") from error
     processor = AutoImageProcessor.from_pretrained(args.model)
-    endings = [ending for ending in ENDINGS if getattr(args, ending.partition(".")[0], True)]
     options = {key: getattr(args, key) for key in "crop stride bf16 size short_side opacity legend".split()}
     comment = comment_of_maps(model, options)
     model = move_to(accelerator, model, args.compile, args.cuda_graphs)
@@ -113,11 +117,14 @@ def main(args: PredictionArguments) -> int:
                     pictures = {}
                 else:
                     pictures = segmented(args, model, processor, image, count)
-        except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
-            reason = str(error) or "there is not enough memory."
-            tell(f"{'' if str(photo.file) in reason else f'{photo.file}: '}{reason} It is left out.")
+        except (ValueError, MemoryError, RuntimeError) as error:
+            if not (isinstance(error, ValueError) or is_out_of_memory(error)):
+                raise
+            tell(left_out(photo.file, error, isinstance(image, Exception)))
             failed += 1
             continue
+        if image is not None and (frames := image.info.get(STORED_FRAMES)):
+            tell(f"{photo.file} has {frames} frames; the first is used.")
         photo.target.parent.mkdir(parents=True, exist_ok=True)
         for ending, picture in pictures.items():
             save_picture(picture, photo.result(ending), comment)
@@ -131,9 +138,16 @@ def main(args: PredictionArguments) -> int:
 
 def is_done(photo: Photo, endings: list[str], comment: str) -> bool:
     """Whether all results of a photo or a video are there, and say that they come from what would make them now."""
-    if is_video(photo.file):
-        return comment_of_video(photo.result(VIDEO_ENDING)) == comment
-    return all(comment_of(photo.result(ending)) == comment for ending in endings)
+    return all(comment_of_result(file) == comment for file in results_of(photo, endings))
+
+
+def results_of(photo: Photo, endings: list[str]) -> list[Path]:
+    """The files that are written for a photo or a video."""
+    return [photo.result(ending) for ending in ([VIDEO_ENDING] if is_video(photo.file) else endings)]
+
+
+def comment_of_result(file: Path) -> str | None:
+    return comment_of_video(file) if is_video(file) else comment_of(file)
 
 
 def read_photo(file: Path) -> Image.Image | Exception | None:
@@ -186,6 +200,27 @@ def check_videos(videos: list[Path], args: PredictionArguments) -> None:
     for option in ("confidence", "explain"):
         if getattr(args, option):
             raise ValueError(f"--{option} is for photos; --input has the video {printable(videos[0])}.")
+
+
+def check_folders(folders: set[Path]) -> None:
+    """Refuses, before anything is loaded, folders that cannot be made or written to."""
+    for folder in sorted(folders):
+        there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        what = "is not a folder" if not there.is_dir() else "cannot be written to"
+        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+            name = printable(folder)
+            raise ValueError(f"--output_dir: results would go to {name}, but {printable(there)} {what}; give another.")
+
+
+def check_results(photos: list[Photo], endings: list[str]) -> None:
+    """Refuses, before anything is loaded, to replace what no earlier run has written: labels of the user's own beside
+    the photos may have the names of results."""
+    files = [file for photo in photos for file in results_of(photo, endings) if file.exists()]
+    if others := [file for file in files if not is_comment_of_maps(comment_of_result(file))]:
+        more = f", nor {'is' if len(others) == 2 else 'are'} {len(others) - 1} more" if len(others) > 1 else ""
+        raise ValueError(
+            f"{printable(others[0])} is there and is not a result of rein-hf predict{more}; give another --output_dir."
+        )
 
 
 def write_overlay_video(

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from tqdm.auto import tqdm
 
+from ..inference import is_out_of_memory
 from ..inference.photos import printable, skipped_files
 
 
@@ -51,6 +53,17 @@ class WindowProgress:
 def closing_line(done: int, failed: int, skipped: list[Path], output_dir: Path) -> str:
     text = f"{done} photo{'' if done == 1 else 's'} -> {output_dir}"
     return text + (f"; {failed} could not be segmented, see above" if failed else "") + skipped_files(skipped)
+
+
+def left_out(file: Path, error: Exception, while_read: bool) -> str:
+    """That a photo is left out, and why; a smaller copy needs less memory in the model, not where it is read."""
+    reason, hint = str(error), ""
+    if is_out_of_memory(error):
+        if not isinstance(error, torch.OutOfMemoryError):  # others say nothing, or where torch's code lies
+            reason = "there is not enough memory."
+        if not while_read:
+            hint = " A smaller copy needs less memory: --short_side N or --size WxH."
+    return f"{'' if str(file) in reason else f'{file}: '}{reason} It is left out.{hint}"
 
 
 def tell(text: str) -> None:

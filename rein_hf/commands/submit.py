@@ -33,7 +33,7 @@ from ..inference import batched_by_size, label_maps, prepare_image, read_ahead, 
 from ..inference.ahead import PreparedImage
 from ..labels import CITYSCAPES_CLASSES, CITYSCAPES_IDS
 from ..views import comment_of, save_picture
-from .cli import run
+from .cli import require_at_least, run
 
 
 @dataclass
@@ -58,6 +58,7 @@ class SubmissionArguments:
 def main(args: SubmissionArguments) -> Path:
     """Returns the path of the zip."""
     accelerator = accelerator_for("bf16" if args.bf16 else "no")
+    require_at_least(args, crop=1, stride=1)
     requested_size((1, 1), args.size, args.short_side)  # raises before anything is loaded
     domain = load_domain(args.domains)
     if domain.classes != CITYSCAPES_CLASSES:

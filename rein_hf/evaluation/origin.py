@@ -52,3 +52,22 @@ def comment_of_maps(model: nn.Module, options: dict[str, Any]) -> str:
     False."""
     options = {key: value for key, value in options.items() if value is not None and value is not False}
     return json.dumps({"weights": weights_checksum(model), **options})
+
+
+def is_comment_of_maps(text: str | None) -> bool:
+    """Whether a file's comment is one of [`comment_of_maps`], of whatever model and options.
+
+    Example:
+
+    ```py
+    >>> from rein_hf.evaluation.origin import is_comment_of_maps
+    >>> is_comment_of_maps('{"weights": "0123abcd", "crop": 512}'), is_comment_of_maps("Made by a camera")
+    (True, False)
+
+    ```
+    """
+    try:
+        found = json.loads(text or "")
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and "weights" in found

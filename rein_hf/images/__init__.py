@@ -4,6 +4,7 @@ from .normalization import image_tensor, normalize, normalized_levels
 from .opening import (
     FORMATS,
     IMAGE_SUFFIXES,
+    STORED_FRAMES,
     STORED_MODE,
     STORED_ORIENTATION,
     is_hidden,
@@ -22,6 +23,7 @@ from .workers import default_workers
 __all__ = [
     "FORMATS",
     "IMAGE_SUFFIXES",
+    "STORED_FRAMES",
     "STORED_MODE",
     "STORED_ORIENTATION",
     "affine_sample",

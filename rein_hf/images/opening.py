@@ -37,9 +37,11 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Keys of `Image.info` of an image that was turned, or brought to RGB: the EXIF orientation and the mode of its file.
+# Keys of `Image.info` of an image that was turned, brought to RGB, or is one of several: the EXIF orientation and the
+# mode of its file, and how many frames that has.
 STORED_ORIENTATION = "stored_orientation"
 STORED_MODE = "stored_mode"
+STORED_FRAMES = "stored_frames"
 
 ImageSource = str | os.PathLike | IO[bytes] | Mapping[str, Any]
 
@@ -53,15 +55,20 @@ def open_image(source: ImageSource) -> Image.Image:
             count where there are some).
 
     Returns:
-        RGB of 8 bits, turned upright, see [`upright_rgb`].
+        RGB of 8 bits, turned upright, see [`upright_rgb`]. Of a file of several frames (animations, TIFF files of
+        several pages) the first one; `info["stored_frames"]` is their number then.
 
     Raises:
         ValueError: it cannot be read, is not of [`FORMATS`], or its values have no meaning as a picture. The message
             begins with the file's name.
     """
     image = open_lazily(source)
+    frames = _count_frames(image)
     decoded = decode_png(image)
-    return upright_rgb(image if decoded is None else decoded, source_name(source))
+    image = upright_rgb(image if decoded is None else decoded, source_name(source))
+    if frames > 1:
+        image.info[STORED_FRAMES] = frames
+    return image
 
 
 def open_lazily(source: ImageSource) -> Image.Image:
@@ -155,6 +162,15 @@ def is_hidden(path: Path) -> bool:
 def _notes(image: Image.Image) -> dict[str, Any]:
     """What this module itself wrote into an image's `info`."""
     return {key: image.info[key] for key in (STORED_ORIENTATION, STORED_MODE) if key in image.info}
+
+
+def _count_frames(image: Image.Image) -> int:
+    """Of a file that Pillow has opened; only headers are read."""
+    try:
+        return getattr(image, "n_frames", 1)
+    except Exception:  # as in open_lazily; what is wrong with later frames does not matter
+        image.seek(0)
+        return 1
 
 
 def _tiff_orientation(image: Image.Image) -> int | None:

@@ -1,6 +1,7 @@
 """From an image to a class for every pixel: windows, scores, and the image processor."""
 
 from .ahead import batched_by_size, label_maps, prepare_image, read_ahead
+from .budget import is_out_of_memory
 from .compiled import compile_segmenter
 from .image_processing import ReinImageProcessor
 from .preparation import prepare_for_inference
@@ -15,6 +16,7 @@ __all__ = [
     "Segmentation",
     "batched_by_size",
     "compile_segmenter",
+    "is_out_of_memory",
     "label_maps",
     "pixel_values_of",
     "predict_labels",

@@ -56,6 +56,13 @@ def rows_at_once(maps: torch.Tensor, size: tuple[int, int]) -> int:
     return max(STRIP_BYTES // row, CPU_ROWS)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that there is not enough memory; that of a CPU is a plain RuntimeError of torch."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
+
+
 def _budget(device: torch.device) -> int:
     if device.type == "cpu":
         return CPU_BYTES

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..images import IMAGE_SUFFIXES, is_hidden
+from .video import is_video
 
 
 # What the names of results end in, those of a photo and that of a video.
@@ -40,7 +41,7 @@ def find_photos(inputs: list[str], output_dir: Path) -> tuple[list[Photo], list[
 
     Raises:
         FileNotFoundError: an input is not there, or there is no photo at all.
-        ValueError: two photos have the same stem, so that one's results would replace the other's.
+        ValueError: two photos, or two videos, have the same stem, so that one's results would replace the other's.
     """
     candidates: dict[Path, Photo] = {}  # by absolute path: a file that is named twice is one photo
     skipped = []
@@ -63,12 +64,16 @@ def find_photos(inputs: list[str], output_dir: Path) -> tuple[list[Photo], list[
             f"--input {' '.join(map(printable, inputs))} holds no image ({', '.join(IMAGE_SUFFIXES)})"
             f"{skipped_files(skipped)}."
         )
-    count = Counter(photo.target for photo in photos)
-    if twice := [printable(photo.file) for photo in photos if count[photo.target] > 1]:
+    count = Counter(map(first_result, photos))
+    if twice := [printable(photo.file) for photo in photos if count[first_result(photo)] > 1]:
         raise ValueError(
             f"--input holds several files of the same stem: {twice[:6]}. Their results would be the same."
         )
     return photos, skipped
+
+
+def first_result(photo: Photo) -> Path:
+    return photo.result(VIDEO_ENDING if is_video(photo.file) else ENDINGS[0])
 
 
 def is_photo(file: Path) -> bool:

@@ -17,6 +17,14 @@ VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpe
 # Display rotation of a frame, counterclockwise, -> what turns it upright.
 TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
+# FFmpeg's numbers of colour spaces as files note them: of none, and of those that are written, by PyAV's names; and of
+# values from 16 to 235.
+UNTAGGED = 2
+COLOUR_TAGS = {"ITU709": 1, "ITU601": 6}
+LIMITED_RANGE = 1
+# Videos of so many lines are of ITU-R BT.709, smaller ones of BT.601, unless their files say otherwise.
+HD_LINES = 720
+
 
 def is_video(file: Path) -> bool:
     """Whether a file's name is that of a video."""
@@ -83,9 +91,12 @@ def transform_video(
                     encoder = writer.add_stream("libx264", rate=rate, options={"crf": "20"})
                     encoder.width, encoder.height = (side // 2 * 2 for side in picture.size)
                     encoder.pix_fmt = "yuv420p"  # which all players know
+                    space = _usual_colorspace(encoder.height)
+                    encoder.colorspace, encoder.color_range = COLOUR_TAGS[space], LIMITED_RANGE
                     encoder.time_base = stream.time_base
                     first = frame.pts
                 changed = av.VideoFrame.from_image(picture.crop((0, 0, encoder.width, encoder.height)))
+                changed = changed.reformat(format="yuv420p", dst_colorspace=space, dst_color_range=LIMITED_RANGE)
                 if frame.pts is not None and first is not None:
                     changed.pts, changed.time_base = frame.pts - first, frame.time_base
                 writer.mux(encoder.encode(changed))
@@ -124,5 +135,11 @@ def _frames(reader: Any, stream: Any, source: Path) -> Iterator[Any]:
 
 def _upright(frame: Any) -> Image.Image:
     """A frame as people see it: telephones store it as the sensor was held, and note how to turn it."""
-    turn = TURNS.get(round(frame.rotation) % 360)
-    return frame.to_image() if turn is None else frame.to_image().transpose(turn)
+    space = _usual_colorspace(frame.height) if frame.colorspace == UNTAGGED else None
+    image, turn = frame.to_image(src_colorspace=space), TURNS.get(round(frame.rotation) % 360)
+    return image if turn is None else image.transpose(turn)
+
+
+def _usual_colorspace(height: int) -> str:
+    """What players take the colours of a video for whose file does not say it, as PyAV names it."""
+    return "ITU709" if height >= HD_LINES else "ITU601"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +16,7 @@ PAGE_EXTRA = 'pip install "rein-hf[page]"'
 CLIENT = Path(__file__).parent / "client"
 # Around the component: Gradio's own margins leave a phone little, and form controls have a dark scheme of their own.
 CSS = ".gradio-container .main { padding: 8px !important } .dark { color-scheme: dark }"
+HOSTS = "expected an address of this machine: 127.0.0.1, or 0.0.0.0 for all of them"
 # What Gradio keeps for a browser is some kB; so many are remembered
 SESSIONS = 200
 
@@ -90,10 +94,11 @@ def launch_page(
         The `gradio.Blocks`, whose `close` stops the server, and the page's address.
 
     Raises:
-        ValueError: Gradio is not installed.
-        OSError: the port is taken.
+        ValueError: Gradio is not installed; as for [`check_address`].
+        OSError: the port is taken; as for [`check_address`].
     """
     gradio = require_gradio()
+    check_address(host, port)
     page = build_page(service, title)
     from starlette.middleware import Middleware
     from starlette.middleware.body_limit import RequestBodyLimitMiddleware
@@ -123,6 +128,41 @@ def launch_page(
     if wait:
         page.block_thread()
     return page, address
+
+
+def check_address(host: str | None = None, port: int | None = None) -> None:
+    """Whether a page can be served there, by one attempt to listen.
+
+    Args:
+        host, port: as for [`launch_page`].
+
+    Raises:
+        ValueError: the port is none.
+        OSError: the host is not known or not this machine's, or the port is taken, or not for everyone.
+    """
+    if port is not None and not 1 <= port <= 65535:
+        raise ValueError(
+            f"--port is {port}; expected 1 to 65535, or none at all: then it is the first free one from 7860."
+        )
+    if host is None and port is None:
+        return
+    host, failure = host or "127.0.0.1", None
+    try:
+        found = socket.getaddrinfo(host.removeprefix("[").removesuffix("]"), port or 0, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise OSError(f"--host {host} is not known ({error}); {HOSTS}.") from error
+    for family, kind, protocol, _, address in found:  # of a name there may be several, not all of them in use here
+        try:
+            with socket.socket(family, kind, protocol) as listener:
+                if os.name == "posix":  # elsewhere it would share a port that is taken
+                    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(address)
+            return
+        except OSError as error:
+            failure = error
+    where = f"--host {host}" if port is None else f"--host {host}, --port {port}"
+    advice = "give another port" if failure.errno in (errno.EADDRINUSE, errno.EACCES) else HOSTS
+    raise OSError(f"Nothing can listen at {where} ({failure.strerror}); {advice}.") from failure
 
 
 def _client(name: str) -> str:

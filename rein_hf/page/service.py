@@ -15,12 +15,11 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from ..data.corruptions import CORRUPTIONS, SEVERITIES
 from ..images import FORMATS, fitted_size
-from ..inference import segment_with_confidence
+from ..inference import is_out_of_memory, segment_with_confidence
 from ..labels import IGNORE
 from ..views import block_views_of_photo, explanation_sheet, legend_of, overlay, with_legend
 from .adapters import Adapters
@@ -121,11 +120,10 @@ class Service:
                 return function(request)
         except PageError as error:
             return {"error": str(error)}
-        except (MemoryError, torch.OutOfMemoryError):
-            return {
-                "error": "The server has not enough memory for this photo. Make it smaller, or ask for less detail."
-            }
-        except Exception:  # its message may name paths of the server; they go into the log alone
+        except Exception as error:  # its message may name paths of the server; they go into the log alone
+            if is_out_of_memory(error):
+                text = "The server has not enough memory for this photo. Make it smaller, or ask for less detail."
+                return {"error": text}
             logger.exception("a request of the page failed")
             return {"error": "Something went wrong on the server; its log says what. Nothing of the photo was kept."}
 

@@ -206,6 +206,34 @@ def test_a_palette_with_transparency():
     assert opened.info == {"stored_mode": "P"}
 
 
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_of_several_frames_the_first_is_used(kind):
+    first = Image.new("RGB", (8, 6), (200, 40, 40))
+    others = [Image.new("RGB", (8, 6), (40, 40, shade)) for shade in (90, 220)]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    content = encoded(first, kind, save_all=True, append_images=others, **options)
+    opened = open_image(content)
+    assert opened.info["stored_frames"] == 3 and opened.getpixel((3, 3)) == (200, 40, 40)
+    assert opened.size == (8, 6) and upright_rgb(opened) is opened
+    assert "stored_frames" not in open_image(encoded(first, kind)).info
+
+
+def test_later_frames_may_be_broken():
+    """They are counted as far as they are there, or not at all."""
+    first, second = (Image.effect_noise((40, 30), sigma).convert("P") for sigma in (10, 90))
+    content = encoded(first, "GIF", save_all=True, append_images=[second]).getvalue()
+    whole = np.asarray(open_image(io.BytesIO(content)))
+    opened = 0
+    for length in range(len(content) // 4, len(content), 7):
+        try:
+            Image.open(io.BytesIO(content[:length])).load()
+        except OSError:  # in the first frame
+            continue
+        assert np.array_equal(open_image(io.BytesIO(content[:length])), whole)
+        opened += 1
+    assert opened > 50
+
+
 def test_premultiplied_colours():
     straight = Image.new("RGBA", (2, 2), (200, 100, 50, 128))
     assert np.abs(np.asarray(upright_rgb(straight.convert("RGBa"))).astype(int) - (200, 100, 50)).max() <= 1

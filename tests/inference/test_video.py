@@ -101,6 +101,36 @@ def test_a_video_of_a_telephone_is_turned_upright(tmp_path):
     assert min(picture.getpixel((60, 5))) > 240 and max(picture.getpixel((5, 5))) < 40
 
 
+@pytest.mark.parametrize(("lines", "space", "tag"), [(720, "ITU709", 1), (480, "ITU601", 6)])
+@pytest.mark.parametrize("tagged", [True, False])
+def test_colours_stay_what_they_are(tmp_path, lines, space, tag, tagged):
+    """Files that say nothing of their colours are read as players do; what is written says it."""
+    colours = [(220, 20, 60), (0, 130, 40), (30, 40, 200), (250, 170, 30)]
+    picture = Image.new("RGB", (128, lines))
+    for index, colour in enumerate(colours):
+        picture.paste(colour, (32 * index, 0, 32 * index + 32, lines))
+    with av.open(str(tmp_path / "a.mp4"), "w") as writer:
+        stream = writer.add_stream("libx264", rate=10, options={"crf": "4"})
+        stream.width, stream.height, stream.pix_fmt = 128, lines, "yuv420p"
+        if tagged:
+            stream.colorspace, stream.color_range = tag, 1
+        frame = av.VideoFrame.from_image(picture).reformat(format="yuv420p", dst_colorspace=space)
+        if not tagged:
+            frame.colorspace = 2
+        writer.mux(stream.encode(frame))
+        writer.mux(stream.encode(None))
+    with av.open(str(tmp_path / "a.mp4")) as reader:
+        assert next(reader.decode(video=0)).colorspace == (tag if tagged else 2)
+    seen = []
+    transform_video(tmp_path / "a.mp4", tmp_path / "b.mp4", lambda frame: (seen.append(frame), frame)[1])
+    with av.open(str(tmp_path / "b.mp4")) as reader:
+        written = next(reader.decode(video=0))
+    assert (written.colorspace, written.color_range) == (tag, 1)
+    for found in (seen[0], written.to_image()):
+        for index, colour in enumerate(colours):
+            assert np.abs(np.subtract(found.getpixel((32 * index + 16, lines // 2)), colour)).max() <= 5
+
+
 def test_what_is_no_video_leaves_nothing(tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(ValueError, match="text.mp4 cannot be read as a video: "):
@@ -134,6 +164,15 @@ def test_a_video_in_a_folder_is_passed_over(tmp_path):
     assert [photo.file.name for photo in photos] == ["a.png", "c.mp4"] and [file.name for file in skipped] == ["b.mp4"]
 
 
+def test_a_photo_and_a_video_may_have_one_stem(tmp_path):
+    """Their results have other names."""
+    inputs = [str(write_named(tmp_path / name)) for name in ("a.jpg", "a.mp4", "a.mov")]
+    photos, _ = find_photos(inputs[:2], tmp_path / "out")
+    assert [photo.file.name for photo in photos] == ["a.jpg", "a.mp4"]
+    with pytest.raises(ValueError, match=r"several files of the same stem: \['[^']*a.mp4', '[^']*a.mov'\]"):
+        find_photos(inputs, tmp_path / "out")
+
+
 def test_predict_writes_an_overlay_video(rein_model, tmp_path, capsys):
     rein_model.save_pretrained(tmp_path / "adapter")
     rein_hf.build_image_processor().save_pretrained(tmp_path / "adapter")
@@ -150,6 +189,11 @@ def test_predict_writes_an_overlay_video(rein_model, tmp_path, capsys):
     for frame, picture in zip(read(source)[1], pictures, strict=True):
         expected = rein_hf.colorize(rein_hf.segment(model, processor, frame), model)
         assert np.abs(np.subtract(picture, expected, dtype=float)).mean() < 12
+    assert predict.main(arguments) == 1  # replaces its own
+    (tmp_path / "out" / "drive_overlay.mp4").write_bytes(source.read_bytes())
+    with pytest.raises(ValueError, match="drive_overlay.mp4 is there and is not a result of rein-hf predict; give"):
+        predict.main(arguments)
+    assert (tmp_path / "out" / "drive_overlay.mp4").read_bytes() == source.read_bytes()
     arguments.confidence = True
     with pytest.raises(ValueError, match="--confidence is for photos; --input has the video .*drive.mp4"):
         predict.main(arguments)

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from rein_hf.commands import cli
-from rein_hf.page import Bounds, Service, build_page, launch_page
+from rein_hf.page import Bounds, Service, build_page, check_address, launch_page
 from rein_hf.page import app as page_app
 from rein_hf.page.bounds import encode_picture
 from tests.support.pages import PageClient, free_port
@@ -65,13 +65,28 @@ def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
     ("words", "message"),
     [
         (["--megabytes", "0"], "megabytes is 0; expected a whole number, 1 at least"),
+        (["--port", "99999"], "--port is 99999; expected 1 to 65535"),
+        (["--port", "-1"], "--port is -1; expected 1 to 65535"),
+        (["--port", "0"], "--port is 0; expected 1 to 65535, or none at all"),
+        (["--host", "192.0.2.1"], "Nothing can listen at --host 192.0.2.1 ("),  # an address for documents
+        (["--host", "a..b"], "--host a..b is not known ("),
         (["--examples", "nowhere"], "nowhere is not there; expected a photo"),
     ],
 )
 def test_mistakes_at_the_command_line(words, message, monkeypatch, capsys):
     monkeypatch.setattr("rein_hf.commands.demo.require_gradio", lambda: None)
     assert cli.main(["demo", "--model", "nothing", *words]) == 2
-    assert message in capsys.readouterr().err
+    found = capsys.readouterr().err
+    assert message in found and found.count("\n") == 1
+
+
+def test_addresses_are_tried_once():
+    port = free_port()
+    for host in (None, "127.0.0.1", "localhost", "0.0.0.0"):
+        check_address(host, port)
+        check_address(host)
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(OSError, match=f"--port {port} .*give another port"):
+        check_address("127.0.0.1", port)
 
 
 def test_the_client_is_plain_text_that_gradio_leaves_as_it_is():

@@ -179,7 +179,14 @@ def test_a_model_sees_a_bounded_number_of_pixels(service, photos):
     assert "label_map" in strict.segment(sent(noise(1100, 1000), detail="fast"))
 
 
-@pytest.mark.parametrize("failure", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory at /opt/secret")])
+@pytest.mark.parametrize(
+    "failure",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory at /opt/secret"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
 def test_too_little_memory(service, failure):
     with mock.patch.object(page_service, "segment_with_confidence", side_effect=failure):
         assert service.segment(sent(noise(64, 64)))["error"].startswith("The server has not enough memory")

@@ -203,6 +203,7 @@ def test_a_file_that_is_refused_does_not_replace_a_good_one(adapter, tmp_path, m
     [
         ({"output_dir": "segmenter.bin"}, "ending in .onnx or .pt2"),
         ({"dynamic": True, "largest": 64}, "--largest is 64; expected 65 pixels at least"),
+        ({"dynamic": True, "largest": 0}, "--largest is 0; expected 1 at least"),
         ({"largest": 512}, "--largest 512 has no effect without --dynamic true"),
         ({"batch_size": 0}, "--batch_size is 0; expected 1 at least"),
     ],

@@ -78,6 +78,13 @@ def test_limit(tmp_path):
     assert json.loads((tmp_path / "out" / "report.json").read_text())[spec]["images"] == 3
 
 
+@pytest.mark.parametrize(("option", "value", "least"), [("limit", 0, 1), ("workers", 0, 1), ("sheet_rows", -2, 0)])
+def test_numbers_that_are_too_small(tmp_path, option, value, least):
+    with pytest.raises(ValueError, match=f"--{option} is {value}; expected {least} at least"):
+        run("--domains", "gta5:nowhere", "--output_dir", str(tmp_path / "out"), f"--{option}", str(value))
+    assert not (tmp_path / "out").exists()
+
+
 def folder_of(tmp_path, images: dict[str, Image.Image], labels: dict[str, Image.Image], classes=None):
     for name, files in (("images", images), ("labels", labels)):
         (tmp_path / "own" / name).mkdir(parents=True)
@@ -112,6 +119,14 @@ def test_turned_images_are_told_and_labels_that_do_not_fit_are_named(tmp_path, c
     ]
     assert list(found["classes"]) == ["Straße", "Gehweg"]
     assert "NOTE: 3 images were turned" in capsys.readouterr().out
+
+
+def test_images_of_several_frames_are_told(tmp_path):
+    label = Image.new("L", (40, 32))
+    spec = folder_of(tmp_path, {"a.gif": photo(), "b.png": photo()}, {"a.png": label, "b.png": label}, ["one"])
+    photo().save(tmp_path / "own" / "images" / "a.gif", save_all=True, append_images=[Image.new("RGB", (40, 32))])
+    _, found = inspected(tmp_path, spec)
+    assert "a has 2 frames; the first is used." in found["notes"]
 
 
 def test_images_of_16_bits_are_told_and_dark_ones_named(tmp_path):

@@ -84,6 +84,50 @@ def test_a_second_run_does_not_segment_its_own_output(model, tmp_path, inside, c
         assert "8 other files skipped" in lines[1]
 
 
+def test_files_of_others_are_not_replaced(model, tmp_path, monkeypatch):
+    """Labels beside the photos that have the names of results, also if they have a comment."""
+    noise().save(tmp_path / "street.jpg")
+    noise(71).save(tmp_path / "lane.jpg")
+    Image.new("L", (70, 50), 7).save(tmp_path / "street_label.png")
+    before = (tmp_path / "street_label.png").read_bytes()
+    monkeypatch.setattr(rein_hf, "from_pretrained", lambda *args, **kwargs: pytest.fail("the model was loaded"))
+    message = "street_label.png is there and is not a result of rein-hf predict; give another --output_dir"
+    for options in ({}, {"resume": True}):
+        with pytest.raises(ValueError, match=message):
+            run(tmp_path, tmp_path, **options)
+    noise(71).save(tmp_path / "lane_overlay.jpg", comment="{}")
+    with pytest.raises(ValueError, match="lane_overlay.jpg is there .* predict, nor is 1 more; give another"):
+        run(tmp_path, tmp_path)
+    assert (tmp_path / "street_label.png").read_bytes() == before
+    assert files(tmp_path) == {"street.jpg", "lane.jpg", "street_label.png", "lane_overlay.jpg"}
+
+
+def test_folders_that_cannot_be_made_are_refused(model, tmp_path, monkeypatch):
+    (tmp_path / "photos" / "sub").mkdir(parents=True)
+    noise().save(tmp_path / "photos" / "sub" / "a.png")
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sub").write_text("no folder")
+    monkeypatch.setattr(rein_hf, "from_pretrained", lambda *args, **kwargs: pytest.fail("the model was loaded"))
+    for out, named in (("file", "file"), ("file/deep/er", "file"), ("out", "out/sub")):
+        with pytest.raises(ValueError, match=f"--output_dir: .* but {tmp_path / named} is not a folder; give another"):
+            run(tmp_path / "photos", tmp_path / out)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(ValueError, match=f"would go to {tmp_path / 'new'}, but {tmp_path} cannot be written to; give"):
+        run(tmp_path / "photos", tmp_path / "new")
+
+
+def test_results_of_another_model_are_replaced_and_what_is_not_written_stays(model, tmp_path):
+    noise().save(tmp_path / "a.png")
+    noise().save(tmp_path / "a_confidence.png")
+    assert run(tmp_path, tmp_path) == 0
+    before = (tmp_path / "a_label.png").read_bytes()
+    assert run(tmp_path, tmp_path, crop=48) == 0
+    assert (tmp_path / "a_label.png").read_bytes() != before  # its comment tells the crop
+    with pytest.raises(ValueError, match="a_confidence.png is there and is not a result"):
+        run(tmp_path, tmp_path, confidence=True)
+
+
 def test_what_is_found(tmp_path):
     for name in ("photos/b.JPEG", "photos/a.png", "photos/c.txt", "other/d.raw"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -139,29 +183,48 @@ def test_bad_photos_do_not_stop_the_others(model, tmp_path, capsys, monkeypatch)
     Image.new("RGB", (65501, 1)).save(tmp_path / "c.png")
     noise(33).save(tmp_path / "d.png")
     good.save(tmp_path / "e.png")
+    noise(34).save(tmp_path / "f.png")
     segment = predict.segment
 
     def out_of_memory(model, processor, image, *args):
         if image.width == 33:
             raise torch.OutOfMemoryError("CUDA out of memory.")
+        if image.width == 34:
+            torch.empty(2**50)
         return segment(model, processor, image, *args)
 
     monkeypatch.setattr(predict, "segment", out_of_memory)
     out = tmp_path / "out"
-    assert run(tmp_path, out) == 3
+    assert run(tmp_path, out) == 4
     assert files(out) == {f"{stem}_{ending}" for stem in "ae" for ending in ("label.png", "color.png", "overlay.jpg")}
     errors = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
-    assert len(errors) == 3
+    assert len(errors) == 4
     for error, expected in zip(
         errors,
         [
             f"{tmp_path / 'b.jpg'} cannot be read as an image: ",
             f"{tmp_path / 'c.png'} is 65501x1 pixels; an overlay (JPEG) has sides of 65500 at most.",
-            f"{tmp_path / 'd.png'}: CUDA out of memory. It is left out.",
+            f"{tmp_path / 'd.png'}: CUDA out of memory. It is left out. A smaller copy needs less memory: --",
+            f"{tmp_path / 'f.png'}: there is not enough memory. It is left out. A smaller copy needs less memory: --",
         ],
         strict=True,
     ):
         assert expected in error
+
+    def broken(*args):
+        raise RuntimeError("a fault of our own")
+
+    monkeypatch.setattr(predict, "segment", broken)
+    with pytest.raises(RuntimeError, match="of our own"):
+        run(tmp_path, out)
+
+
+def test_of_several_frames_the_first_is_segmented_and_told(model, tmp_path, capsys):
+    noise().save(tmp_path / "a.gif", save_all=True, append_images=[noise(71).resize((70, 50))])
+    noise().save(tmp_path / "b.tif")
+    assert run(tmp_path, tmp_path / "out") == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "frames" in line]
+    assert told == [f"{tmp_path / 'a.gif'} has 2 frames; the first is used."]
 
 
 def test_processes_share_the_photos(model, tmp_path, monkeypatch, capsys):
@@ -249,7 +312,8 @@ def test_many_windows_are_counted_and_hinted_at(model, tmp_path, capsys):
         ({"short_side": 0}, "--short_side is 0; expected a number of pixels, 1 at least"),
         ({"size": "80x60", "short_side": 60}, "--size 80x60 and --short_side 60 are both given"),
         ({"opacity": 1.5}, "--opacity is 1.5; expected 0 to 1"),
-        ({"crop": 0}, "crop is 0; expected a number of pixels"),
+        ({"crop": 0}, "--crop is 0; expected 1 at least"),
+        ({"stride": -1}, "--stride is -1; expected 1 at least"),
         ({"stride": 65}, r"stride is 65; expected 1 to crop \(64\)"),
     ],
 )
