@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any, get_type_hints
 
 from .. import __version__
+from ..inference import is_out_of_memory
 from .grammar import CommandParser
 
 
@@ -55,7 +56,7 @@ def run(verb: str, argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 1 if the verb's `main` returns how many things went wrong, 2 if a file or an argument is not
-        what it should be, else 0.
+        what it should be, or there is not enough memory, else 0.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     module = importlib.import_module(f"{__package__}.{verb}")
@@ -69,6 +70,12 @@ def run(verb: str, argv: Sequence[str] | None = None) -> int:
         result = module.main(*parse(module, verb, argv))
     except (OSError, ValueError, FloatingPointError) as error:
         print(f"rein-hf {verb}: {one_line(error)}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        told = one_line(error) if str(error) else ""
+        print(f"rein-hf {verb}: there is not enough memory. {told}".rstrip(), file=sys.stderr)
         return 2
     return int(isinstance(result, int) and result > 0)
 

@@ -22,6 +22,9 @@ from .png import decode_png
 # What is opened. Others of Pillow's formats run a program (EPS: Ghostscript) or are hardly ever met and little tested.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 
+# Of these, what holds animations and pages.
+SEVERAL_FRAMES = ("PNG", "WEBP", "TIFF", "GIF")
+
 # The suffixes of files of these formats, in small letters.
 IMAGE_SUFFIXES = tuple(
     """.jpg .jpeg .jpe .jfif .png .apng .webp .tif .tiff .bmp .gif .ppm .pgm .pbm .pnm .pfm""".split()
@@ -165,9 +168,10 @@ def _notes(image: Image.Image) -> dict[str, Any]:
 
 
 def _count_frames(image: Image.Image) -> int:
-    """Of a file that Pillow has opened; only headers are read."""
+    """Of a file that Pillow has opened; only headers are read. Photos of telephones (JPEG) count as one: their further
+    pictures are previews and gain maps."""
     try:
-        return getattr(image, "n_frames", 1)
+        return getattr(image, "n_frames", 1) if image.format in SEVERAL_FRAMES else 1
     except Exception:  # as in open_lazily; what is wrong with later frames does not matter
         image.seek(0)
         return 1

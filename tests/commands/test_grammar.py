@@ -5,6 +5,7 @@ import importlib
 from typing import get_type_hints
 
 import pytest
+import torch
 from transformers import TrainingArguments
 
 from rein_hf.commands import cli, train, train_help
@@ -123,6 +124,25 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(train, "parse", lambda argv: ())
     with pytest.raises(KeyError, match="bug"):
         cli.main(["train", "any"])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_too_little_memory_is_one_line(error, monkeypatch, capsys):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(train, "main", fail)
+    monkeypatch.setattr(train, "parse", lambda argv: ())
+    assert cli.main(["train", "any"]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("rein-hf train: there is not enough memory.") and printed.count("\n") == 1
 
 
 def test_former_names_of_keys():

@@ -218,6 +218,12 @@ def test_of_several_frames_the_first_is_used(kind):
     assert "stored_frames" not in open_image(encoded(first, kind)).info
 
 
+def test_a_photo_with_a_preview_is_one():
+    content = encoded(Image.new("RGB", (8, 6)), "MPO", save_all=True, append_images=[Image.new("RGB", (4, 3))])
+    assert Image.open(content).n_frames == 2
+    assert "stored_frames" not in open_image(content).info
+
+
 def test_later_frames_may_be_broken():
     """They are counted as far as they are there, or not at all."""
     first, second = (Image.effect_noise((40, 30), sigma).convert("P") for sigma in (10, 90))
