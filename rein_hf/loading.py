@@ -12,6 +12,7 @@ from safetensors import safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .backbone import load_vit
+from .files import check_finite
 from .head import HEADS, head_of
 from .hub import (
     SegmenterPeftModel,
@@ -68,8 +69,8 @@ def from_pretrained(
 
     Raises:
         ValueError: the adapter is not Rein's, or records no base model; the backbone is of another kind or size; a
-            downloaded file is not what the Hub announced; a file is damaged, or holds other tensors than the model
-            has; the classes are not numbered from 0, each with a name of its own.
+            downloaded file is not what the Hub announced; a file is damaged, holds other tensors than the model
+            has, or NaN or infinities; the classes are not numbered from 0, each with a name of its own.
         OSError: adapter or backbone cannot be found.
 
     Example:
@@ -128,6 +129,7 @@ def _load_whole(
             f"({', '.join(missing[:3])} ...) and has {len(unknown)} unknown ones ({', '.join(unknown[:3])} ...). "
             f"{hint if of_adapter else 'Save it again, by model.save_pretrained(FOLDER).'}"
         )
+    check_finite(model.state_dict().items(), pretrained)
     return use_paper_loss_and_fast_modules(model).eval()
 
 

@@ -11,6 +11,7 @@ from huggingface_hub.errors import GatedRepoError
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
+from ..files import check_finite
 from ..tuner.architectures import ARCHITECTURES, VisionEncoder, find_vision_encoder, unknown_architecture
 from .positions import use_any_size_modules
 from .resampling import resample
@@ -48,7 +49,8 @@ def load_vit(
 
     Raises:
         OSError: the checkpoint cannot be found; its repository is gated, and nobody is logged in who may read it.
-        ValueError: the checkpoint holds no such vision transformer, or lacks weights of it; the image size is not a
+        ValueError: the checkpoint holds no such vision transformer, or lacks weights of it, or has NaN or
+            infinities among them; the image size is not a
             multiple of the patch size; the architecture cannot be resampled to this patch size.
     """
     if image_size % patch_size:
@@ -76,6 +78,7 @@ def load_vit(
     missing = sorted({f"{encoder.name}.{name}".lstrip(".") for name in weights} & set(report["missing_keys"]))
     if missing:
         raise ValueError(f"{pretrained} lacks weights of its {type(encoder.model).__name__}: {', '.join(missing)}.")
+    check_finite(((f"{encoder.name}.{name}".lstrip("."), tensor) for name, tensor in weights.items()), pretrained)
     return config, weights
 
 

@@ -13,6 +13,7 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import safe_open
 from transformers.pipelines.base import SUPPORTED_PEFT_TASKS
 
+from ..files import check_finite
 from ..tuner.architectures import find_vision_encoder
 from ..tuner.base import refuse_prepared
 from ..tuner.recorded import check_recorded
@@ -78,7 +79,8 @@ class SegmenterPeftModel(PeftModel):
         Raises:
             OSError: there is no adapter, or it has no weights.
             ValueError: the adapter was trained with other classes, another crop, another backbone, another head; its
-                file lacks a tensor, or has an unknown or misshapen one; what was downloaded is damaged.
+                file lacks a tensor, has an unknown or misshapen one, or one with NaN or
+                infinities; what was downloaded is damaged.
         """
         names = ("token", "cache_dir", "local_files_only", "subfolder")
         hub = {name: kwargs.pop(name) for name in names if name in kwargs}
@@ -169,7 +171,7 @@ def _compare_tensors(weights: Path, model: PeftModel, adapter_name: str) -> None
     """Compares the tensors in a file, by name and shape, with those that the adapter has.
 
     Raises:
-        ValueError: they differ.
+        ValueError: they differ; one holds NaN or infinities.
     """
     with safe_open(weights, "pt") as file:
         found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
@@ -186,6 +188,8 @@ def _compare_tensors(weights: Path, model: PeftModel, adapter_name: str) -> None
         raise ValueError(
             f"{weights} is not the adapter that its configuration describes: misshapen {'; '.join(misshapen[:3])}."
         )
+    with safe_open(weights, "pt") as file:
+        check_finite(((name, file.get_tensor(name)) for name in file.keys()), weights)
 
 
 # The table of adapted models that a pipeline of transformers knows, and calls others unsupported.
