@@ -29,6 +29,7 @@ class FakeModel(nn.Module):
         sizes = SimpleNamespace(image_size=crop, patch_size=patch)
         self.config = SimpleNamespace(model_type="mask2former", backbone_config=SimpleNamespace(backbone_config=sizes))
         self.device = torch.device("cpu")
+        self.eval()
 
     def forward(self, pixel_values):
         self.windows += list(pixel_values)
@@ -290,6 +291,23 @@ def test_progress_of_windows():
     calls = []
     slide_inference(FakeModel(equal_masks), coordinates(160, 192), 64, 32, lambda *call: calls.append(call))
     assert calls == [(8, 20), (16, 20), (20, 20)]
+
+
+@pytest.mark.parametrize("head", ["mask2former", "upernet"])
+def test_models_in_training_mode_are_refused_and_stay_as_they_are(build, head):
+    """The running statistics of batch norm would change."""
+    model = rein_hf.add_rein(build(**({} if head == "mask2former" else {"head": {"model_type": head}})))
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    photo, processor = Image.new("RGB", (64, 64), "red"), rein_hf.build_image_processor()
+    for call in (
+        lambda: segment(model, processor, photo),
+        lambda: segment(model, processor, photo, return_scores=True),
+        lambda: slide_inference(model, torch.zeros(1, 3, 64, 64)),
+    ):
+        with pytest.raises(ValueError, match=r"The model is in training mode, .*; expected model\.eval\(\)"):
+            call()
+    assert model.training and all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+    assert segment(model.eval(), processor, photo).shape == (64, 64)
 
 
 def test_windows_without_pixels_are_refused(rein_model):
