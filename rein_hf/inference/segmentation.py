@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from ..head import head_of
-from .photo_inputs import to_photo, to_photos
+from ..images import to_photo, to_photos
 from .strips import resized_strips
 from .windows import image_scores, predict_labels, segment_image
 
@@ -66,7 +66,7 @@ def segment(
 
     Raises:
         ValueError: the model is in training mode; a photo cannot be read or is an array of other values; `crop` or
-            `stride` makes no sense; there are more than 255 classes.
+            `stride` or `size` makes no sense; there are more than 255 classes.
         TypeError: a photo is of another type.
 
     Example:

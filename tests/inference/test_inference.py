@@ -1,5 +1,6 @@
 """rein_hf.inference: scores against naive loops, windows at the paper's positions, their averages."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -313,6 +314,17 @@ def test_models_in_training_mode_are_refused_and_stay_as_they_are(build, head):
 def test_windows_without_pixels_are_refused(rein_model):
     with pytest.raises(ValueError, match="crop is 0; expected a number of pixels, 1 at least"):
         slide_inference(rein_model, torch.zeros(1, 3, 64, 64), crop=0)
+
+
+@pytest.mark.parametrize(
+    "size", [(0, 0), (0, 512), (-5, -5), (128, 64, 3), (512,), 512, "512x256", (512.5, 256.2), (64, True), [64, None]]
+)
+def test_sizes_that_are_no_width_and_height_are_refused(rein_model, size):
+    """Some of them gave a map of one class, or one of other labels."""
+    message = re.escape(f"size is {size!r}; expected (width, height) in pixels")
+    with pytest.raises(ValueError, match=message):
+        segment(rein_model, rein_hf.build_image_processor(), Image.new("RGB", (64, 32)), size=size)
+    assert fitted_size((64, 32), [np.int64(32), 32]) == (32, 16)
 
 
 @pytest.mark.parametrize(
