@@ -24,6 +24,9 @@ from .errors import name_in_errors
 from .own_card import write_own_card
 
 
+MODULES_TO_SAVE = "modules_to_save"  # as peft names what holds a trained copy of a module for each adapter
+
+
 class SegmenterPeftModel(PeftModel):
     """
     A segmenter with adapters of any method of peft. It is a subclass because peft reads an adapter without comparing
@@ -136,10 +139,17 @@ class SegmenterPeftModel(PeftModel):
             kwargs: further arguments of `PeftModel.save_pretrained`.
 
         Raises:
-            ValueError: the backbone is to be saved, and its weights were cast to half precision, as they are while a
-                run in bfloat16 trains.
+            ValueError: weights to be saved were cast to half precision: the head's, as by `prepare_for_inference` with
+                a type, or the backbone's, if it is to be saved, as they are while a run in bfloat16 trains.
         """
-        cast = {getattr(module, "autocast_dtype", None) for module in self.modules()} - {None}
+        types = {name: getattr(module, "autocast_dtype", None) for name, module in self.named_modules()}
+        cast = {dtype for dtype in types.values() if dtype}
+        of_head = {dtype for name, dtype in types.items() if dtype and f".{MODULES_TO_SAVE}." in name}
+        if of_head:
+            raise ValueError(
+                f"The head's weights were cast to {of_head.pop()} (by prepare_for_inference with this type): they "
+                "would be saved rounded. Save a model that rein_hf.from_pretrained has loaded anew."
+            )
         if with_backbone and cast:
             raise ValueError(
                 f"with_backbone is true, and the backbone's weights were cast to {cast.pop()} (by a run in this "
