@@ -135,6 +135,31 @@ def test_weights_that_are_no_numbers_are_refused(rein_model, build, tmp_path, va
             rein_hf.from_pretrained(tmp_path / folder.split("/")[0])
 
 
+def test_pointers_of_git_lfs_are_named(rein_model, build, tmp_path):
+    rein_model.save_pretrained(tmp_path / "both", with_backbone=True)
+    build().save_pretrained(tmp_path / "whole")
+    for name in ("whole/model.safetensors", "both/backbone/model.safetensors", "both/adapter_model.safetensors"):
+        (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 5\n")
+        with pytest.raises(ValueError, match=f"{name} is a pointer of git-lfs, expected .* run `git lfs pull`"):
+            rein_hf.from_pretrained(tmp_path / name.split("/")[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "a/reinn",
+            "^a/reinn: no such folder here, and no copy of a repository of this name in the cache. We couldn't",
+        ),
+        ("./a/reinn", "^./a/reinn: no such folder here, and no Hub id"),
+        ("/nowhere/a/rein", "^/nowhere/a/rein: no such folder here, and no Hub id"),
+    ],
+)
+def test_a_folder_that_is_not_there_is_named(name, message):
+    with pytest.raises(OSError, match=message):
+        rein_hf.from_pretrained(name)
+
+
 def test_sums_that_are_too_large_are_weights_all_the_same():
     for dtype in (torch.float16, torch.float32):
         check_finite([("large", torch.full((8,), torch.finfo(dtype).max, dtype=dtype))], "file")

@@ -1,11 +1,29 @@
-"""Weights that were read from a file: what no model can compute with."""
+"""Files of weights: those that hold none, and weights that no model can compute with."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
+
+
+POINTER = b"version https://git-lfs"
+
+
+def check_no_pointer(*files: Path) -> None:
+    """
+    Raises:
+        ValueError: git has checked a file out without git-lfs, as the few lines that say where its content is.
+    """
+    for path in files:
+        with path.open("rb") as file:
+            if file.read(len(POINTER)) == POINTER:
+                raise ValueError(
+                    f"{path} is a pointer of git-lfs, expected the weights that it stands for: run `git lfs pull` in "
+                    "its repository."
+                )
 
 
 def check_finite(tensors: Iterable[tuple[str, torch.Tensor]], source: str | os.PathLike) -> None:
