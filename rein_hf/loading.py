@@ -12,6 +12,7 @@ from safetensors import safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .backbone import load_vit
+from .files import check_finite, check_no_pointer
 from .head import HEADS, head_of
 from .hub import (
     SegmenterPeftModel,
@@ -21,6 +22,7 @@ from .hub import (
     load_adapter_onto,
     name_in_errors,
     read_adapter_config,
+    say_no_such_folder,
 )
 from .labels import class_names_of
 from .segmenter import build_from_backbone, quiet_transformers, use_paper_loss_and_fast_modules
@@ -68,8 +70,8 @@ def from_pretrained(
 
     Raises:
         ValueError: the adapter is not Rein's, or records no base model; the backbone is of another kind or size; a
-            downloaded file is not what the Hub announced; a file is damaged, or holds other tensors than the model
-            has; the classes are not numbered from 0, each with a name of its own.
+            downloaded file is not what the Hub announced; a file is damaged, holds other tensors than the model
+            has, or NaN or infinities; the classes are not numbered from 0, each with a name of its own.
         OSError: adapter or backbone cannot be found.
 
     Example:
@@ -106,13 +108,15 @@ def _load_whole(
     pretrained: str | os.PathLike, revision: str | None, placement: dict[str, Any], hub: dict[str, Any]
 ) -> PreTrainedModel:
     """The segmenter that was saved as a whole."""
-    values, _ = PreTrainedConfig.get_config_dict(pretrained, revision=revision, **hub)
+    with say_no_such_folder(pretrained):
+        values, _ = PreTrainedConfig.get_config_dict(pretrained, revision=revision, **hub)
     if not values:
         raise OSError(
             f"{pretrained} has neither an adapter_config.json, of an adapter, nor a segmenter's config.json."
         )
     head = head_of(values.get("model_type"), f"{pretrained}: model_type in config.json")
     class_names_of(head.config.from_dict(values).id2label, f"{pretrained}: id2label in config.json")
+    check_no_pointer(*Path(pretrained).glob("*.safetensors"))
     model, report = head.model.from_pretrained(
         pretrained, revision=revision, output_loading_info=True, **placement, **hub
     )
@@ -128,6 +132,7 @@ def _load_whole(
             f"({', '.join(missing[:3])} ...) and has {len(unknown)} unknown ones ({', '.join(unknown[:3])} ...). "
             f"{hint if of_adapter else 'Save it again, by model.save_pretrained(FOLDER).'}"
         )
+    check_finite(model.state_dict().items(), pretrained)
     return use_paper_loss_and_fast_modules(model).eval()
 
 

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from .labels import check_palette, class_names_of
 from .tuner import ReinConfig, check_modules_to_save
 
 
+DEFAULT_QUERIES = 100
 MASK_STRIDE = 4  # of mask logits, where patches have 16 pixels
 
 
@@ -36,7 +38,7 @@ def build_segmenter(
     image_size: int = 512,
     patch_size: int = 16,
     out_indices: list[int] | None = None,
-    num_queries: int = 100,
+    num_queries: int | None = None,
     head: dict[str, Any] | None = None,
     palette: Sequence[tuple[int, int, int]] | None = None,
     **kwargs,
@@ -52,7 +54,7 @@ def build_segmenter(
         patch_size (`int`): side in pixels of a patch; the patch embedding is resampled to it. 16 for a hierarchical
             vision transformer.
         out_indices (`list[int]`, *optional*): see [`ViTPyramidConfig`].
-        num_queries (`int`): number of object queries m.
+        num_queries (`int`, *optional*): number of object queries m, 100 by default; none for a head without queries.
         head (`dict`, *optional*): further arguments of `Mask2FormerConfig`, for heads of other sizes; with
             `model_type` "upernet" of `UperNetConfig`, for a light head without queries. See [`rein_hf.head.heads`].
         palette (*optional*): colour (R, G, B) of each class, by id. The model's configuration keeps it, an adapter of
@@ -63,9 +65,9 @@ def build_segmenter(
 
     Raises:
         ValueError: classes are not numbered from 0, are too many, or share a name; `palette` is not a colour for each
-            of them; the checkpoint holds no known
-            vision transformer, or lacks weights; sizes do not fit each other; the head is unknown, or its masks would
-            be of another stride than 4.
+            of them; the checkpoint holds no known vision transformer, or lacks weights; sizes are no numbers of
+            pixels, or do not fit each other; the head is unknown, or `head` has a key that its configuration lacks or
+            that is said elsewhere.
         OSError: the checkpoint cannot be found.
 
     Example:
@@ -81,16 +83,22 @@ def build_segmenter(
     names = class_names_of(id2label, "id2label")
     kwargs.setdefault("dtype", torch.float32)
     arguments = dict(head or {})
+    kind = head_of(arguments.pop("model_type", "mask2former"), "model_type of the head")
+    if kind.classifies_masks and arguments.get("common_stride") == MASK_STRIDE:
+        del arguments["common_stride"]  # which it is anyway
+    kind.check_keys(arguments)
+    _check_at_least("patch_size", patch_size, 1)
+    # the coarsest of the four maps halves the grid of patches
+    _check_at_least("image_size", image_size, 2 * patch_size)
+    if kind.classifies_masks:
+        arguments["num_queries"] = DEFAULT_QUERIES if num_queries is None else num_queries
+        _check_at_least("num_queries", arguments["num_queries"], 1)
+    elif num_queries is not None:
+        raise ValueError(
+            f"num_queries is {num_queries}, but a head of {kind.config.model_type} has none; leave it out."
+        )
     if palette is not None:
         arguments["palette"] = [list(colour) for colour in check_palette(palette, len(names), "palette")]
-    kind = head_of(arguments.pop("model_type", "mask2former"), "model_type of the head")
-    if kind.classifies_masks:
-        arguments["num_queries"] = num_queries
-        if arguments.get("common_stride", MASK_STRIDE) != MASK_STRIDE:
-            raise ValueError(
-                f"head['common_stride'] is {arguments['common_stride']}; expected {MASK_STRIDE}, the stride of the "
-                "masks from which image processors and pipelines tell the size of the image. Leave it out."
-            )
     vit_config, state_dict = load_vit(pretrained, image_size, patch_size, **kwargs)
     with quiet_transformers():
         config = kind.config(
@@ -101,6 +109,15 @@ def build_segmenter(
     model = build_from_backbone(pretrained, config, state_dict, dtype=kwargs["dtype"])
     model.backbone_revision = kwargs.get("revision")  # an adapter that add_adapter makes records it
     return model
+
+
+def _check_at_least(name: str, value: Any, least: int) -> None:
+    """
+    Raises:
+        ValueError: the value is no whole number, or a smaller one.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} is {value!r}; expected a whole number, {least} at least.")
 
 
 def add_rein(

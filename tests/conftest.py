@@ -75,8 +75,9 @@ def build(built_once):
     """A function that builds the tiny segmenter: three classes, eight queries, crops of 64."""
 
     def build(**kwargs):
-        arguments = {"id2label": {0: "road", 1: "car", 2: "sky"}, "image_size": 64, "num_queries": 8, "head": HEAD}
-        return built_once(**{**arguments, **kwargs})
+        arguments = {"id2label": {0: "road", 1: "car", 2: "sky"}, "image_size": 64, "head": HEAD, **kwargs}
+        queries = {"num_queries": 8} if "model_type" not in arguments["head"] else {}
+        return built_once(**{**queries, **arguments})
 
     return build
 

@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 import rein_hf
 from rein_hf import ReinConfig, ViTPyramidConfig
 from rein_hf.backbone import backbone_of, cast_frozen_weights
+from rein_hf.files import check_finite
 from rein_hf.hub import with_base_config
 from tests.support.adapters import change_tensors
 from tests.support.models import perturb
@@ -116,6 +117,54 @@ def test_whole_segmenters_that_are_not_whole_are_refused(segmenter, tmp_path, ch
     change_tensors(tmp_path / "whole", change, "model.safetensors")
     with pytest.raises(ValueError, match=f"whole .*{message}"):
         rein_hf.from_pretrained(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_no_numbers_are_refused(rein_model, build, tmp_path, value):
+    """They would make every pixel class 0."""
+    rein_model.save_pretrained(tmp_path / "both", with_backbone=True)
+    build().save_pretrained(tmp_path / "whole")
+    rein_hf.from_pretrained(tmp_path / "both")
+    for folder, name in (("both/backbone", "layernorm.weight"), ("whole", "class_predictor.bias")):
+        change_tensors(
+            tmp_path / folder,
+            lambda tensors, name=name: tensors[name].view(-1)[1:3].fill_(value),
+            "model.safetensors",
+        )
+        with pytest.raises(ValueError, match=rf"{folder}: {name} holds 2 of \d+ values that are NaN or infinite"):
+            rein_hf.from_pretrained(tmp_path / folder.split("/")[0])
+
+
+def test_pointers_of_git_lfs_are_named(rein_model, build, tmp_path):
+    rein_model.save_pretrained(tmp_path / "both", with_backbone=True)
+    build().save_pretrained(tmp_path / "whole")
+    for name in ("whole/model.safetensors", "both/backbone/model.safetensors", "both/adapter_model.safetensors"):
+        (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 5\n")
+        with pytest.raises(ValueError, match=f"{name} is a pointer of git-lfs, expected .* run `git lfs pull`"):
+            rein_hf.from_pretrained(tmp_path / name.split("/")[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "a/reinn",
+            "^a/reinn: no such folder here, and no copy of a repository of this name in the cache. We couldn't",
+        ),
+        ("./a/reinn", "^./a/reinn: no such folder here, and no Hub id"),
+        ("/nowhere/a/rein", "^/nowhere/a/rein: no such folder here, and no Hub id"),
+    ],
+)
+def test_a_folder_that_is_not_there_is_named(name, message):
+    with pytest.raises(OSError, match=message):
+        rein_hf.from_pretrained(name)
+
+
+def test_sums_that_are_too_large_are_weights_all_the_same():
+    for dtype in (torch.float16, torch.float32):
+        check_finite([("large", torch.full((8,), torch.finfo(dtype).max, dtype=dtype))], "file")
+    check_finite([("none", torch.zeros(0)), ("whole", torch.ones(2, dtype=torch.int64))], "file")
+    check_finite([("elsewhere", torch.empty(2, device="meta"))], "file")
 
 
 def test_classes_of_whole_segmenters_are_checked(segmenter, tmp_path):

@@ -249,13 +249,49 @@ def test_the_image_processor_goes_with_the_adapter(tmp_path):
 
 
 def test_masks_have_the_stride_that_image_processors_know(build, segmenter, pixel_values):
-    with pytest.raises(ValueError, match=r"head\['common_stride'\] is 8; expected 4, the stride of the masks"):
+    with pytest.raises(
+        ValueError, match=r"head\['common_stride'\] cannot be set: image processors know masks of stride 4"
+    ):
         build(head={**HEAD, "common_stride": 8})
     assert build(head={**HEAD, "common_stride": 4}).config.to_dict() == segmenter.config.to_dict()
     with torch.no_grad():
         output = segmenter(pixel_values=pixel_values)
     maps = rein_hf.build_image_processor().post_process_semantic_segmentation(output)
     assert [found.shape for found in maps] == [(64, 64)] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"head": {"num_labels": 7, "fature_size": 32}}, r"head\['num_labels'\] cannot be set: id2label beside head"),
+        ({"head": {"fature_size": 32}}, "head has the unknown key 'fature_size'; .*, did you mean 'feature_size'"),
+        ({"head": {"num_queries": 3}}, r"head\['num_queries'\] cannot be set: use num_queries beside head"),
+        ({"head": {"backbone_config": {}}}, r"head\['backbone_config'\] cannot be set: the checkpoint"),
+        ({"head": {"zzz": 3}}, r"unknown key 'zzz'; expected those of Mask2FormerConfig\.$"),
+        (
+            {"head": {"model_type": "upernet", "num_queries": 3}},
+            "unknown key 'num_queries'; expected those of UperNet",
+        ),
+        ({"head": {"model_type": "upernet", "use_auxiliary_head": True}}, r"head\['use_auxiliary_head'\] cannot be"),
+        ({"head": {"model_type": "upernet"}, "num_queries": 55}, "num_queries is 55, but a head of upernet has none"),
+        ({"num_queries": 0}, "num_queries is 0; expected a whole number, 1 at least"),
+        ({"num_queries": 8.0}, "num_queries is 8.0; expected a whole number"),
+        ({"image_size": 0}, "image_size is 0; expected a whole number, 32 at least"),
+        ({"image_size": -64}, "image_size is -64; expected a whole number, 32 at least"),
+        ({"image_size": 16}, "image_size is 16; expected a whole number, 32 at least"),
+        ({"image_size": 64.0}, "image_size is 64.0; expected a whole number"),
+        ({"patch_size": 0}, "patch_size is 0; expected a whole number, 1 at least"),
+    ],
+)
+def test_arguments_without_effect_or_sense_are_refused(vit_folder, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        rein_hf.build_segmenter(vit_folder, **{"id2label": {0: "road", 1: "car"}, "image_size": 64, **arguments})
+
+
+def test_the_smallest_crop_is_one_that_the_model_takes(build):
+    with torch.no_grad():
+        output = build(image_size=32)(pixel_values=torch.zeros(2, 3, 32, 32))
+    assert output.masks_queries_logits.shape == (2, 8, 8, 8)
 
 
 def test_errors_name_what_is_wrong(rein_model, build, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from pathlib import Path
 
 import torch
 from huggingface_hub.constants import ENDPOINT
@@ -11,6 +12,7 @@ from huggingface_hub.errors import GatedRepoError
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
+from ..files import check_finite, check_no_pointer
 from ..tuner.architectures import ARCHITECTURES, VisionEncoder, find_vision_encoder, unknown_architecture
 from .positions import use_any_size_modules
 from .resampling import resample
@@ -48,11 +50,13 @@ def load_vit(
 
     Raises:
         OSError: the checkpoint cannot be found; its repository is gated, and nobody is logged in who may read it.
-        ValueError: the checkpoint holds no such vision transformer, or lacks weights of it; the image size is not a
+        ValueError: the checkpoint holds no such vision transformer, or lacks weights of it, or has NaN or
+            infinities among them, or is a pointer of git-lfs; the image size is not a
             multiple of the patch size; the architecture cannot be resampled to this patch size.
     """
     if image_size % patch_size:
         raise ValueError(f"image_size is {image_size}; expected a multiple of patch_size {patch_size}.")
+    check_no_pointer(*Path(pretrained).glob("*.safetensors"))
     try:
         # none of these architectures needs code from the Hub; without this transformers may ask whether to run some
         model, report = AutoModel.from_pretrained(
@@ -76,6 +80,7 @@ def load_vit(
     missing = sorted({f"{encoder.name}.{name}".lstrip(".") for name in weights} & set(report["missing_keys"]))
     if missing:
         raise ValueError(f"{pretrained} lacks weights of its {type(encoder.model).__name__}: {', '.join(missing)}.")
+    check_finite(((f"{encoder.name}.{name}".lstrip("."), tensor) for name, tensor in weights.items()), pretrained)
     return config, weights
 
 

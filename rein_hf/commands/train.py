@@ -124,13 +124,14 @@ def build_model(
     recipe: RecipeArguments, id2label: dict[int, str], palette: list[tuple[int, int, int]] | None = None
 ) -> torch.nn.Module:
     """The recipe's segmenter; the parameters that it trains require gradients. `palette`: see [`build_segmenter`]."""
+    kind = head_of((recipe.head or {}).get("model_type", "mask2former"))
     model = build_segmenter(
         recipe.backbone,
         id2label,
         image_size=recipe.crop,
         patch_size=recipe.patch_size,
         out_indices=recipe.out_indices,
-        num_queries=recipe.num_queries,
+        num_queries=recipe.num_queries if kind.classifies_masks else None,
         head=recipe.head,
         palette=palette,
     )

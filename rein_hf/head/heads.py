@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import nn
@@ -17,6 +18,21 @@ from transformers import (
 )
 
 from ..backbone import ViTPyramidConfig
+
+
+_LIBRARY = "the library sets it"
+_UNREAD = "nothing reads it"
+_CROSS_ENTROPY = "the loss is the cross-entropy of the head's own logits alone"
+
+# Keys of every head's configuration that nobody can set, and why.
+REFUSED_IN_ALL_HEADS = {
+    "backbone_config": "the checkpoint, image_size, patch_size and out_indices say it",
+    **dict.fromkeys(("id2label", "label2id", "num_labels"), "id2label beside head names the classes"),
+    **dict.fromkeys(
+        ("transformers_version", "architectures", "dtype", "output_hidden_states", "return_dict"), _LIBRARY
+    ),
+    **dict.fromkeys(("chunk_size_feed_forward", "is_encoder_decoder", "problem_type"), _UNREAD),
+}
 
 
 @dataclass(frozen=True)
@@ -34,6 +50,7 @@ class Head:
         queries: the modules of the head's own object queries, which Rein's linked tokens replace; empty for a head
             that classifies pixels instead of masks.
         arguments: arguments of the configuration that differ from transformers' defaults.
+        refused_here: keys of this configuration that nobody can set, and why.
     """
 
     model: type[PreTrainedModel]
@@ -43,11 +60,39 @@ class Head:
     projections: Sequence[str] = ()
     queries: Sequence[str] = ()
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    refused_here: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def classifies_masks(self) -> bool:
         """Whether the head predicts one mask and class per query; otherwise it predicts a class per pixel."""
         return bool(self.queries)
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """The keys of the configuration, and the types of their values; some are `refused`."""
+        return {key.name: key.type for key in fields(self.config) if key.init}
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Keys of the configuration that nobody can set, and why."""
+        return {**REFUSED_IN_ALL_HEADS, **self.refused_here}
+
+    def check_keys(self, given: Iterable[str]) -> None:
+        """
+        Args:
+            given: the keys of the `head` of [`rein_hf.build_segmenter`], without `model_type`.
+
+        Raises:
+            ValueError: the configuration has no such key, or nobody can set it.
+        """
+        known = self.keys.keys() - self.refused.keys()
+        for key in given:
+            if key in self.refused:
+                raise ValueError(f"head[{key!r}] cannot be set: {self.refused[key]}.")
+            if key not in known:
+                close = difflib.get_close_matches(str(key), sorted(known), n=1)
+                hint = f", did you mean {close[0]!r}?" if close else "."
+                raise ValueError(f"head has the unknown key {key!r}; expected those of {self.config.__name__}{hint}")
 
     def modules_of(self, model: nn.Module) -> list[str]:
         """The head's modules that are trained and saved with an adapter, by the end of their names: `modules`, and
@@ -70,6 +115,14 @@ HEADS = {
         ),
         projections=tuple(f"transformer_module.input_projections.{level}" for level in range(3)),
         queries=("transformer_module.queries_embedder", "transformer_module.queries_features"),
+        refused_here={
+            "num_queries": "use num_queries beside head, which Rein's tokens follow",
+            "use_auxiliary_loss": "the head cannot segment without it",
+            "output_auxiliary_logits": _UNREAD,
+            "ignore_value": "pixels labelled 255 do not count",
+            "common_stride": "image processors know masks of stride 4 alone",
+            "feature_strides": "the backbone's maps have the strides 4, 8, 16 and 32",
+        },
     ),
     # without pyramid pooling and auxiliary head, UperNet is a feature pyramid whose pixels are classified: of
     # transformers' heads the closest to the paper's SemFPN
@@ -79,6 +132,11 @@ HEADS = {
         backbone="backbone",
         modules=("decode_head",),
         arguments={"hidden_size": 128, "pool_scales": [], "use_auxiliary_head": False},
+        refused_here={
+            "loss_ignore_index": "pixels labelled 255 do not count",
+            **dict.fromkeys(("use_auxiliary_head", "auxiliary_loss_weight", "auxiliary_in_channels"), _CROSS_ENTROPY),
+            **dict.fromkeys(("auxiliary_channels", "auxiliary_num_convs", "auxiliary_concat_input"), _CROSS_ENTROPY),
+        },
     ),
 }
 

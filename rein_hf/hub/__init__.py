@@ -5,7 +5,7 @@ from .base_config import read_adapter_config, with_base_config
 from .card import render_card
 from .description import Description, describe
 from .download import download_adapter, find_backbone
-from .errors import name_in_errors
+from .errors import name_in_errors, say_no_such_folder
 from .facts import Facts, read_facts
 from .own_card import known_facts, write_own_card
 from .peft_model import SegmenterPeftModel, load_adapter_onto
@@ -15,8 +15,8 @@ from .space import push_space, render_space
 __all__ = [
     "Description",
     "Facts",
-    "describe",
     "SegmenterPeftModel",
+    "describe",
     "download_adapter",
     "find_backbone",
     "is_hub_id",
@@ -29,6 +29,7 @@ __all__ = [
     "read_facts",
     "render_card",
     "render_space",
+    "say_no_such_folder",
     "with_base_config",
     "write_own_card",
     "write_relative_backbone",

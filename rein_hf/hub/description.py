@@ -18,7 +18,7 @@ from ..adaptformer import AdaptFormerConfig
 from ..tuner import BackboneTunerConfig, ReinConfig
 from ..vpt import VPTConfig
 from .base_config import read_adapter_config
-from .errors import name_in_errors
+from .errors import name_in_errors, say_no_such_folder
 
 
 CARD_NAME = "README.md"
@@ -144,7 +144,8 @@ def describe(
 
 def _describe(pretrained: str | os.PathLike, revision: str | None, token, cache_dir) -> Description:
     hub = {"token": token, "cache_dir": cache_dir}
-    path = cached_file(pretrained, CONFIG_NAME, revision=revision, **hub)
+    with say_no_such_folder(pretrained):
+        path = cached_file(pretrained, CONFIG_NAME, revision=revision, **hub)
     commit = extract_commit_hash(path, None) or revision
     config = read_adapter_config(Path(path).parent)
     card = cached_file(pretrained, CARD_NAME, revision=commit, _raise_exceptions_for_missing_entries=False, **hub)

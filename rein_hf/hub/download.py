@@ -13,6 +13,9 @@ from transformers.utils import CONFIG_NAME as MODEL_CONFIG_NAME
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
+from ..files import check_no_pointer
+from .errors import say_no_such_folder
+
 
 BACKBONE_FOLDER = "backbone"  # beside an adapter's files: the backbone that it was saved with
 
@@ -30,7 +33,7 @@ def download_adapter(pretrained: str | os.PathLike, revision: str | None = None,
 
     Raises:
         OSError: nothing can be found there; the weights are missing.
-        ValueError: the downloaded weights are not those that the Hub announced.
+        ValueError: the downloaded weights are not those that the Hub announced; the weights are a pointer of git-lfs.
     """
     config = _cached_file(pretrained, CONFIG_NAME, revision, **hub)
     if config is None:
@@ -40,6 +43,7 @@ def download_adapter(pretrained: str | os.PathLike, revision: str | None = None,
     weights = _cached_file(pretrained, SAFETENSORS_WEIGHTS_NAME, commit, **hub)
     if weights is None:
         raise OSError(f"{pretrained} has an {CONFIG_NAME} but no {SAFETENSORS_WEIGHTS_NAME}; an adapter is both.")
+    check_no_pointer(Path(weights))
     _verify_sha256(Path(weights), pretrained)
     return Path(config).parent
 
@@ -67,7 +71,8 @@ def find_backbone(pretrained: str | os.PathLike, folder: Path, **hub) -> Path | 
 
 
 def _cached_file(pretrained: str | os.PathLike, name: str, revision: str | None, **hub) -> str | None:
-    return cached_file(pretrained, name, revision=revision, _raise_exceptions_for_missing_entries=False, **hub)
+    with say_no_such_folder(pretrained):
+        return cached_file(pretrained, name, revision=revision, _raise_exceptions_for_missing_entries=False, **hub)
 
 
 def _verify_sha256(weights: Path, pretrained: str | os.PathLike) -> None:

@@ -13,6 +13,7 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import safe_open
 from transformers.pipelines.base import SUPPORTED_PEFT_TASKS
 
+from ..files import check_finite
 from ..tuner.architectures import find_vision_encoder
 from ..tuner.base import refuse_prepared
 from ..tuner.recorded import check_recorded
@@ -21,6 +22,9 @@ from .base_config import read_adapter_config
 from .download import BACKBONE_FOLDER, download_adapter
 from .errors import name_in_errors
 from .own_card import write_own_card
+
+
+MODULES_TO_SAVE = "modules_to_save"  # as peft names what holds a trained copy of a module for each adapter
 
 
 class SegmenterPeftModel(PeftModel):
@@ -78,7 +82,8 @@ class SegmenterPeftModel(PeftModel):
         Raises:
             OSError: there is no adapter, or it has no weights.
             ValueError: the adapter was trained with other classes, another crop, another backbone, another head; its
-                file lacks a tensor, or has an unknown or misshapen one; what was downloaded is damaged.
+                file lacks a tensor, has an unknown or misshapen one, or one with NaN or
+                infinities; what was downloaded is damaged.
         """
         names = ("token", "cache_dir", "local_files_only", "subfolder")
         hub = {name: kwargs.pop(name) for name in names if name in kwargs}
@@ -134,10 +139,17 @@ class SegmenterPeftModel(PeftModel):
             kwargs: further arguments of `PeftModel.save_pretrained`.
 
         Raises:
-            ValueError: the backbone is to be saved, and its weights were cast to half precision, as they are while a
-                run in bfloat16 trains.
+            ValueError: weights to be saved were cast to half precision: the head's, as by `prepare_for_inference` with
+                a type, or the backbone's, if it is to be saved, as they are while a run in bfloat16 trains.
         """
-        cast = {getattr(module, "autocast_dtype", None) for module in self.modules()} - {None}
+        types = {name: getattr(module, "autocast_dtype", None) for name, module in self.named_modules()}
+        cast = {dtype for dtype in types.values() if dtype}
+        of_head = {dtype for name, dtype in types.items() if dtype and f".{MODULES_TO_SAVE}." in name}
+        if of_head:
+            raise ValueError(
+                f"The head's weights were cast to {of_head.pop()} (by prepare_for_inference with this type): they "
+                "would be saved rounded. Save a model that rein_hf.from_pretrained has loaded anew."
+            )
         if with_backbone and cast:
             raise ValueError(
                 f"with_backbone is true, and the backbone's weights were cast to {cast.pop()} (by a run in this "
@@ -169,7 +181,7 @@ def _compare_tensors(weights: Path, model: PeftModel, adapter_name: str) -> None
     """Compares the tensors in a file, by name and shape, with those that the adapter has.
 
     Raises:
-        ValueError: they differ.
+        ValueError: they differ; one holds NaN or infinities.
     """
     with safe_open(weights, "pt") as file:
         found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
@@ -186,6 +198,8 @@ def _compare_tensors(weights: Path, model: PeftModel, adapter_name: str) -> None
         raise ValueError(
             f"{weights} is not the adapter that its configuration describes: misshapen {'; '.join(misshapen[:3])}."
         )
+    with safe_open(weights, "pt") as file:
+        check_finite(((name, file.get_tensor(name)) for name in file.keys()), weights)
 
 
 # The table of adapted models that a pipeline of transformers knows, and calls others unsupported.

@@ -15,6 +15,7 @@ from .opening import (
     turn_upright,
     upright_rgb,
 )
+from .photo_inputs import to_photo, to_photos
 from .png import decode_png
 from .resizing import affine_sample, fitted_size
 from .workers import default_workers
@@ -38,6 +39,8 @@ __all__ = [
     "open_image",
     "open_lazily",
     "source_name",
+    "to_photo",
+    "to_photos",
     "turn_upright",
     "upright_rgb",
 ]

@@ -13,11 +13,22 @@ def normalized_levels(processor) -> torch.Tensor:
     Args:
         processor: one that treats pixels one by one once resizing and padding are left out, such as
             [`rein_hf.ReinImageProcessor`].
+
+    Raises:
+        ValueError: it makes NaN or infinities of them, as a deviation of 0 does.
     """
     gray = np.arange(256, dtype=np.uint8).reshape(16, 16)
     ramp = Image.fromarray(np.stack([gray] * 3, axis=-1))
-    values = processor(ramp, do_resize=False, return_tensors="pt")["pixel_values"]
-    return values[0, :, :16, :16].flatten(1).contiguous()
+    with np.errstate(all="ignore"):  # numpy's warning would name neither of the two
+        values = processor(ramp, do_resize=False, return_tensors="pt")["pixel_values"]
+    levels = values[0, :, :16, :16].flatten(1).contiguous()
+    if not levels.isfinite().all():
+        raise ValueError(
+            f"The image processor has image_mean {processor.image_mean} and image_std {processor.image_std}, which "
+            "make NaN or infinities of pixels; expected finite numbers, and an image_std other than 0. Correct its "
+            "preprocessor_config.json."
+        )
+    return levels
 
 
 def image_tensor(image: Image.Image) -> torch.Tensor:

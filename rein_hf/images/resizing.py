@@ -3,12 +3,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from numbers import Integral
+
 from PIL import Image
 
 
 def fitted_size(image_size: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
     """Width and height of an image of `image_size` that is resized to fit into a width and a height, its ratio kept.
-    The two may be swapped: its long side fits into the longer of them, its short side into the shorter."""
+    The two may be swapped: its long side fits into the longer of them, its short side into the shorter.
+
+    Raises:
+        ValueError: `size` is no width and height in pixels.
+    """
+    sides = tuple(size) if isinstance(size, Iterable) else ()
+    if len(sides) != 2 or not all(isinstance(side, Integral) and side is not True and side >= 1 for side in sides):
+        raise ValueError(f"size is {size!r}; expected (width, height) in pixels, whole numbers of at least 1.")
     factor = min(max(size) / max(image_size), min(size) / min(image_size))
     width, height = (max(1, int(side * factor + 0.5)) for side in image_size)
     return width, height

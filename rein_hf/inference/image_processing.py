@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 from transformers import AutoImageProcessor
@@ -50,6 +51,11 @@ class ReinImageProcessor(Mask2FormerImageProcessorPil):
     ignore_index = IGNORE
 
     def _preprocess(self, images, *args, pad_size=None, size_divisor=None, **kwargs) -> BatchFeature:
+        if kwargs["do_normalize"] and not np.all(kwargs["image_std"]):
+            raise ValueError(
+                f"image_std is {kwargs['image_std']}; expected numbers other than 0, by which pixels are divided. "
+                "Correct the image processor's preprocessor_config.json."
+            )
         if pad_size is None and not kwargs["do_resize"]:
             # two patches at least, because the coarsest of the four maps halves the grid of patches
             sides = (max(image.shape[axis] for image in images) for axis in (-2, -1))

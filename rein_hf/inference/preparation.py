@@ -17,8 +17,8 @@ def prepare_for_inference(model: nn.Module, dtype: torch.dtype | None = None) ->
       weights are gone; features that it would cast for several layers are cast once for all of them. Backbone and head
       compute under autocast of this type from then on.
 
-    The model can no longer be trained, and should not be saved. Adapters can still be loaded and switched. If weights
-    are written into in another way, prepare the model anew.
+    The model can no longer be trained, and with a `dtype` no longer be saved. Adapters can still be loaded and
+    switched. If weights are written into in another way, prepare the model anew.
 
     Args:
         model: a segmenter, with or without adapter.

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from ..head import head_of
-from .photo_inputs import to_photo, to_photos
+from ..images import to_photo, to_photos
 from .strips import resized_strips
 from .windows import image_scores, predict_labels, segment_image
 
@@ -49,7 +49,7 @@ def segment(
     which for an orientation of 5 to 8 are `image.width` and `image.height`.
 
     Args:
-        model: from [`rein_hf.from_pretrained`].
+        model: from [`rein_hf.from_pretrained`], in eval mode.
         processor: its image processor.
         image: a path; a `PIL.Image.Image` of any size and mode; an array (H, W, 3) or a tensor (3, H, W) of RGB, uint8
             or floats from 0 to 1; a list of these, or a batch of arrays or tensors.
@@ -65,8 +65,8 @@ def segment(
         [`Segmentation`]. For a list or a batch, a list of these.
 
     Raises:
-        ValueError: a photo cannot be read or is an array of other values; `crop` or `stride` makes no sense; there are
-            more than 255 classes.
+        ValueError: the model is in training mode; a photo cannot be read or is an array of other values; `crop` or
+            `stride` or `size` makes no sense; there are more than 255 classes.
         TypeError: a photo is of another type.
 
     Example:

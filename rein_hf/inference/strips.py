@@ -16,7 +16,7 @@ def resize_pixels(pixels: torch.Tensor, size: tuple[int, int] | None) -> torch.T
 
     As in the authors' evaluation, the two may be swapped: the photo's long side fits into the longer of them, its
     short side into the shorter. Values are rounded; OpenCV, which the authors use, gives the same to within one level.
-    If `size` is None, the photo is returned.
+    If `size` is None, the photo is returned; errors are those of [`rein_hf.images.fitted_size`].
     """
     if size is None:
         return pixels

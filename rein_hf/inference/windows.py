@@ -70,8 +70,14 @@ def slide_inference(
         `torch.Tensor` of shape `(B, K, H, W)`, float32 at least.
 
     Raises:
-        ValueError: `crop` is below 1, or `stride` is not between 1 and `crop`, which would leave pixels unseen.
+        ValueError: the model is in training mode; `crop` is below 1, or `stride` is not between 1 and `crop`, which
+            would leave pixels unseen.
     """
+    if model.training:
+        raise ValueError(
+            "The model is in training mode, in which dropout and batch norm give other labels, and a head's running "
+            "statistics change; expected model.eval() before it segments."
+        )
     crop, stride = window_sides(model, crop, stride)
     height, width = pixel_values.shape[-2:]
     windows = [

@@ -27,7 +27,6 @@ LORA = {"r": 8, "lora_alpha": 8, "target_modules": r".*\.vit\..*\.(query|value|q
 
 _RECORDED = "it is recorded when the adapter is made"
 _LIBRARY = "the library sets it"
-_UNREAD = "nothing reads it"
 
 # Fields of the configurations that a recipe cannot set, and why.
 REFUSED_IN_ADAPTER = {
@@ -45,29 +44,11 @@ REFUSED_IN_SOMA = {
     "init_lora_weights": "SoMA starts from the smallest singular components",
     **REFUSED_IN_ADAPTER,
 }
-REFUSED_IN_ALL_HEADS = {
+# Where a recipe has what [`rein_hf.head.heads.Head.refused`] of a head's configuration says.
+REASONS_IN_RECIPES = {
     "backbone_config": "use backbone, patch_size and out_indices of the recipe",
     **dict.fromkeys(("id2label", "label2id", "num_labels"), "the sources name the classes"),
-    **dict.fromkeys(
-        ("transformers_version", "architectures", "dtype", "output_hidden_states", "return_dict"), _LIBRARY
-    ),
-    **dict.fromkeys(("chunk_size_feed_forward", "is_encoder_decoder", "problem_type"), _UNREAD),
-}
-_CROSS_ENTROPY = "the loss is the cross-entropy of the head's own logits alone"
-REFUSED_IN_HEAD = {
-    "mask2former": {
-        "num_queries": "use num_queries of the recipe, which Rein's tokens follow",
-        "use_auxiliary_loss": "the head cannot segment without it",
-        "output_auxiliary_logits": _UNREAD,
-        "ignore_value": "pixels labelled 255 do not count",
-        "common_stride": "image processors know masks of stride 4 alone",
-        "feature_strides": "the backbone's maps have the strides 4, 8, 16 and 32",
-    },
-    "upernet": {
-        "loss_ignore_index": "pixels labelled 255 do not count",
-        **dict.fromkeys(("use_auxiliary_head", "auxiliary_loss_weight", "auxiliary_in_channels"), _CROSS_ENTROPY),
-        **dict.fromkeys(("auxiliary_channels", "auxiliary_num_convs", "auxiliary_concat_input"), _CROSS_ENTROPY),
-    },
+    "num_queries": "use num_queries of the recipe, which Rein's tokens follow",
 }
 
 
@@ -104,9 +85,8 @@ def check_sections(values: dict[str, Any]) -> None:
     """
     head_type = (values["head"] or {}).get("model_type", "mask2former")
     kind = head_of(head_type, "head.model_type")
-    known = {field.name: field.type for field in dataclasses.fields(kind.config) if field.init}
-    refused = {**REFUSED_IN_ALL_HEADS, **REFUSED_IN_HEAD[head_type]}
-    _check_keys("head", values["head"], {**known, "model_type": str}, refused)
+    refused = {key: REASONS_IN_RECIPES.get(key, reason) for key, reason in kind.refused.items()}
+    _check_keys("head", values["head"], {**kind.keys, "model_type": str}, refused)
     head = {key: value for key, value in (values["head"] or {}).items() if key != "model_type"}
     with _named_in_errors("head"):
         kind.config(**{**kind.arguments, **head})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
 from ..files import atomic_write
-from ..images import open_image, upright_rgb
+from ..images import to_photo
 from ..labels import CITYSCAPES, MAX_CLASSES, palette_of_model
 from .legend import Legend, draw_legend, font_for
 
@@ -82,7 +81,7 @@ def palette_image(label: np.ndarray, palette: Palette = CITYSCAPES_COLOURS) -> I
 
 
 def overlay(
-    image: Image.Image | str | os.PathLike,
+    image: Any,
     label: np.ndarray,
     palette: Palette = CITYSCAPES_COLOURS,
     opacity: float = 0.5,
@@ -91,15 +90,18 @@ def overlay(
     from 0 to 1: `overlay(photo, labels, model)`.
 
     Args:
-        image: a Pillow image or the path of one.
+        image: a photo as [`rein_hf.segment`] takes it: a path, a Pillow image, an array (H, W, 3), a tensor (3, H, W).
         label: its map.
         palette: as for [`colorize`].
 
     Raises:
-        ValueError: the image cannot be read; the label map is of another size than the upright image; as for
-            [`colorize`].
+        ValueError: the image cannot be read; the label map is of another size than the upright image; `opacity` is not
+            from 0 to 1; as for [`colorize`].
+        TypeError: the image is of another type.
     """
-    image = upright_rgb(image) if isinstance(image, Image.Image) else open_image(image)
+    if not 0 <= opacity <= 1:  # nor NaN
+        raise ValueError(f"opacity is {opacity}; expected 0 (the image alone) to 1 (the colours alone).")
+    image = to_photo(image)
     colours = colorize(np.asarray(label), palette)
     if image.size != colours.size:
         raise ValueError(

@@ -143,6 +143,7 @@ class Predictor(torch.nn.Module):
         super().__init__()
         vit = SimpleNamespace(image_size=64, patch_size=16)
         id2label = dict(enumerate(CITYSCAPES_CLASSES))
+        self.eval()
         self.config = SimpleNamespace(
             model_type="mask2former", backbone_config=SimpleNamespace(backbone_config=vit), id2label=id2label
         )

@@ -65,7 +65,8 @@ def test_offline_mode_uses_the_cache_and_says_so_if_there_is_none(hub, load, exp
     offline = HubClient(hub, tmp_path / "home", HF_HUB_OFFLINE="1")
     assert offline.load(pretrained="user/adapter", cache_dir=str(tmp_path / "cache")).outputs == expected
     error = offline.load(pretrained="user/adapter").error
-    assert error.startswith("OSError: We couldn't connect to") and "couldn't find them in the cached files" in error
+    assert error.startswith("OSError: user/adapter: no such folder here, and no copy of a repository of this name")
+    assert "We couldn't connect to" in error and "couldn't find them in the cached files" in error
     offline.close()
     assert len(hub.requests) == requests
 

@@ -72,6 +72,12 @@ FAULTS = {
         lambda folder: change_tensors(folder, lambda tensors: tensors.update({REIN + "rein_scale": torch.zeros(2)})),
         r"misshapen .*rein_scale \(2,\), expected \(1,\)",
     ),
+    "a tensor with NaN": (
+        lambda folder: change_tensors(
+            folder, lambda tensors: tensors["base_model.model.class_predictor.bias"][0].fill_(torch.nan)
+        ),
+        r"adapter_model.safetensors: base_model.model.class_predictor.bias holds 1 of 4 values that are NaN or inf",
+    ),
     "other names of classes": (
         lambda folder: change_config(folder, "base_config", "id2label", value={"0": "road", "1": "bus", "2": "sky"}),
         r"What differs: classes \['road', 'bus', 'sky'\] in the adapter, \['road', 'car', 'sky'\] in the model\.$",

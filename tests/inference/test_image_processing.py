@@ -107,3 +107,15 @@ def test_windows_do_not_see_the_padding(model, photo):
     for crop, stride in ((64, 43), (32, 32)):
         expected = rein_hf.segment(model, stock, photo, crop, stride)
         assert np.array_equal(rein_hf.segment(model, ReinImageProcessor(), photo, crop, stride), expected)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("std", [0, [0.2, 0, 0.2], np.nan])
+def test_a_deviation_of_0_is_refused(model, photo, std):
+    """Of NaN every pixel would become class 0."""
+    for processor in (ReinImageProcessor(image_std=std), Mask2FormerImageProcessorPil(image_std=std, do_resize=False)):
+        with pytest.raises(ValueError, match="image_std"):
+            rein_hf.segment(model, processor, photo)
+    if not np.isnan(std).any():
+        with pytest.raises(ValueError, match="image_std is .*; expected numbers other than 0"):
+            ReinImageProcessor(image_std=std)(photo)

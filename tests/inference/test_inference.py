@@ -1,5 +1,6 @@
 """rein_hf.inference: scores against naive loops, windows at the paper's positions, their averages."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -29,6 +30,7 @@ class FakeModel(nn.Module):
         sizes = SimpleNamespace(image_size=crop, patch_size=patch)
         self.config = SimpleNamespace(model_type="mask2former", backbone_config=SimpleNamespace(backbone_config=sizes))
         self.device = torch.device("cpu")
+        self.eval()
 
     def forward(self, pixel_values):
         self.windows += list(pixel_values)
@@ -292,9 +294,37 @@ def test_progress_of_windows():
     assert calls == [(8, 20), (16, 20), (20, 20)]
 
 
+@pytest.mark.parametrize("head", ["mask2former", "upernet"])
+def test_models_in_training_mode_are_refused_and_stay_as_they_are(build, head):
+    """The running statistics of batch norm would change."""
+    model = rein_hf.add_rein(build(**({} if head == "mask2former" else {"head": {"model_type": head}})))
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    photo, processor = Image.new("RGB", (64, 64), "red"), rein_hf.build_image_processor()
+    for call in (
+        lambda: segment(model, processor, photo),
+        lambda: segment(model, processor, photo, return_scores=True),
+        lambda: slide_inference(model, torch.zeros(1, 3, 64, 64)),
+    ):
+        with pytest.raises(ValueError, match=r"The model is in training mode, .*; expected model\.eval\(\)"):
+            call()
+    assert model.training and all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+    assert segment(model.eval(), processor, photo).shape == (64, 64)
+
+
 def test_windows_without_pixels_are_refused(rein_model):
     with pytest.raises(ValueError, match="crop is 0; expected a number of pixels, 1 at least"):
         slide_inference(rein_model, torch.zeros(1, 3, 64, 64), crop=0)
+
+
+@pytest.mark.parametrize(
+    "size", [(0, 0), (0, 512), (-5, -5), (128, 64, 3), (512,), 512, "512x256", (512.5, 256.2), (64, True), [64, None]]
+)
+def test_sizes_that_are_no_width_and_height_are_refused(rein_model, size):
+    """Some of them gave a map of one class, or one of other labels."""
+    message = re.escape(f"size is {size!r}; expected (width, height) in pixels")
+    with pytest.raises(ValueError, match=message):
+        segment(rein_model, rein_hf.build_image_processor(), Image.new("RGB", (64, 32)), size=size)
+    assert fitted_size((64, 32), [np.int64(32), 32]) == (32, 16)
 
 
 @pytest.mark.parametrize(

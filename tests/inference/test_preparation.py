@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 
 import rein_hf
 from rein_hf import (
@@ -16,6 +17,7 @@ from rein_hf import (
     add_rein,
     slide_inference,
 )
+from rein_hf.backbone import cast_frozen_weights
 from rein_hf.head import class_and_mask_logits
 from rein_hf.head.cast_weights import CastWeights
 from rein_hf.inference import prepare_for_inference
@@ -151,6 +153,22 @@ def test_training_is_refused(rein_model):
     with pytest.raises(ValueError, match="was prepared for inference"):
         rein_model.train()
     assert not any(module.training for module in rein_model.modules())
+
+
+def test_a_head_that_was_cast_is_not_saved_rounded(rein_model, tmp_path):
+    rein_model.save_pretrained(tmp_path / "before")
+    cast_frozen_weights(rein_model, torch.bfloat16)  # as a run does, which saves checkpoints
+    rein_model.save_pretrained(tmp_path / "run")
+    prepare_for_inference(rein_model).save_pretrained(tmp_path / "prepared")
+    before, *others = (
+        load_file(tmp_path / name / "adapter_model.safetensors") for name in ("before", "run", "prepared")
+    )
+    for saved in others:
+        assert saved.keys() == before.keys() and all(torch.equal(saved[name], before[name]) for name in before)
+    prepare_for_inference(rein_model, torch.bfloat16)
+    with pytest.raises(ValueError, match="The head's weights were cast to torch.bfloat16 .* would be saved rounded"):
+        rein_model.save_pretrained(tmp_path / "rounded")
+    assert not (tmp_path / "rounded").exists()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 import rein_hf
 from rein_hf.commands import export
@@ -83,7 +83,9 @@ def run_the_readmes_program(file: Path, adapter: str, folder: Path) -> None:
     (work / "outputs").mkdir(parents=True)
     (work / "outputs" / "segmenter.onnx").symlink_to(file)
     photo = Image.fromarray(photos(1, 70, 90)[0])
-    photo.save(work / "street.jpg", "PNG")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # as phones store what was taken upright
+    photo.transpose(Image.Transpose.ROTATE_90).save(work / "street.jpg", "PNG", exif=exif)
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=work)
     assert ended.returncode == 0, ended.stderr
     model = rein_hf.from_pretrained(adapter)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import rein_hf
@@ -44,6 +45,23 @@ def test_overlay_by_default_is_half_and_of_any_mode():
     label = np.full((3, 4), 1, np.uint8)
     picture = overlay(Image.new("L", (4, 3), 100), Image.fromarray(label), [(0, 0, 0), (200, 0, 50)])
     assert picture.mode == "RGB" and picture.getpixel((0, 0)) == (150, 50, 75)
+
+
+def test_overlays_of_all_that_is_segmented(tmp_path):
+    pixels, label = np.random.default_rng(0).integers(0, 256, (3, 4, 3), dtype=np.uint8), np.ones((3, 4), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    expected = overlay(Image.fromarray(pixels), label).tobytes()
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+    for photo in (tmp_path / "photo.png", str(tmp_path / "photo.png"), pixels, pixels / 255, tensor, tensor / 255):
+        assert overlay(photo, label).tobytes() == expected
+    with pytest.raises(TypeError, match="A photo is a bytes; expected a path"):
+        overlay(b"photo", label)
+
+
+@pytest.mark.parametrize("opacity", [2, -1, float("nan")])
+def test_opacities_that_are_no_share_are_refused(opacity):
+    with pytest.raises(ValueError, match=rf"opacity is {opacity}; expected 0 .* to 1"):
+        overlay(Image.new("RGB", (4, 3)), np.zeros((3, 4), np.uint8), opacity=opacity)
 
 
 def test_contact_sheet():

@@ -1,4 +1,4 @@
-"""What [`rein_hf.segment`] takes for a photo: a file, a Pillow image, an array or a tensor."""
+"""What [`rein_hf.segment`] and [`rein_hf.overlay`] take for a photo: a file, a Pillow image, an array or a tensor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..images import open_image, upright_rgb
+from .opening import open_image, upright_rgb
 
 
 def to_photos(source: Any) -> tuple[list[Any], bool]:
