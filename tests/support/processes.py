@@ -98,7 +98,7 @@ def trained(recipe: Path, out: Path, *overrides: str) -> SegmentationTrainer:
 def confusion(trainer: SegmentationTrainer) -> torch.Tensor:
     """The confusion matrix of five images of the first domain; two processes get unequal numbers of them."""
     domain = trainer.domains[0]
-    found = evaluate_domain(trainer.model, trainer.processing_class, domain, trainer.accelerator, limit=5)
+    found = evaluate_domain(trainer.model.eval(), trainer.processing_class, domain, trainer.accelerator, limit=5)
     return torch.as_tensor(found[domain.name].confusion)
 
 
