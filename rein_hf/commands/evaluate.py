@@ -77,15 +77,15 @@ def main(args: EvaluationArguments) -> dict:
     settings = {key: getattr(args, key) for key in ("backbone", "crop", "stride", "limit", "scored", "bf16")}
     settings.update(seed=args.seed or None, compile=args.compile or None, cuda_graphs=args.cuda_graphs or None)
     written = Results(output_dir / "settings.json", args.resume, accelerator.is_main_process)
+    origins = {domain.name: origin_of(domain, spec) for domain, spec in zip(domains, args.domains, strict=True)}
     pictures = {domain.name: [] for domain in domains}
     for path in args.model:
         model = rein_hf.from_pretrained(path, backbone=args.backbone)
         class_names_of(model.config.id2label, f"--model {path}: id2label")
         window_sides(model, args.crop, args.stride)
         written.put_settings(settings)
-        written.put_origin("models", path, {"weights": weights_checksum(model)})
-        for spec, domain in zip(args.domains, domains, strict=True):
-            written.put_origin("domains", domain.name, origin_of(domain, spec))
+        written.put_origins("models", {path: {"weights": weights_checksum(model)}})
+        written.put_origins("domains", origins)
         model = move_to(accelerator, model, args.compile, args.cuda_graphs)
         processor = AutoImageProcessor.from_pretrained(path)
 

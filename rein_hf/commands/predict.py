@@ -138,12 +138,7 @@ def main(args: PredictionArguments) -> int:
 
 def is_done(photo: Photo, endings: list[str], comment: str) -> bool:
     """Whether all results of a photo or a video are there, and say that they come from what would make them now."""
-    return all(comment_of_result(file) == comment for file in results_of(photo, endings))
-
-
-def results_of(photo: Photo, endings: list[str]) -> list[Path]:
-    """The files that are written for a photo or a video."""
-    return [photo.result(ending) for ending in ([VIDEO_ENDING] if is_video(photo.file) else endings)]
+    return all(comment_of_result(file) == comment for file in photo.results(endings))
 
 
 def comment_of_result(file: Path) -> str | None:
@@ -215,7 +210,7 @@ def check_folders(folders: set[Path]) -> None:
 def check_results(photos: list[Photo], endings: list[str]) -> None:
     """Refuses, before anything is loaded, to replace what no earlier run has written: labels of the user's own beside
     the photos may have the names of results."""
-    files = [file for photo in photos for file in results_of(photo, endings) if file.exists()]
+    files = [file for photo in photos for file in photo.results(endings) if file.exists()]
     if others := [file for file in files if not is_comment_of_maps(comment_of_result(file))]:
         more = f", nor {'is' if len(others) == 2 else 'are'} {len(others) - 1} more" if len(others) > 1 else ""
         raise ValueError(

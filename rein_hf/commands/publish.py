@@ -205,7 +205,8 @@ def read_results(paths: list[str], model: str | None, adapter: Path) -> dict[str
     """
     results = {}
     for path in paths:
-        models = _read_json(Path(path))
+        models, settings = _read_json(Path(path)), Path(path).with_name("settings.json")
+        written = _read_json(settings) if settings.is_file() else {}
         named = [model] if model else [name for name in models if Path(name).resolve() == adapter.resolve()]
         if len(named) != 1 or named[0] not in models:
             raise ValueError(
@@ -217,13 +218,12 @@ def read_results(paths: list[str], model: str | None, adapter: Path) -> dict[str
                 continue
             if domain in results:
                 raise ValueError(f"{path}: {domain} is in another --evaluation as well.")
-            results[domain] = found | {"how": how_measured(Path(path).with_name("settings.json"), domain)}
+            results[domain] = found | {"how": how_measured(written, domain)}
     return results
 
 
-def how_measured(path: Path, domain: str) -> str:
-    """In what an evaluation differs from the protocol, for a card; `path` is its settings.json, if it has left one."""
-    written = _read_json(path) if path.is_file() else {}
+def how_measured(written: dict[str, dict], domain: str) -> str:
+    """In what an evaluation differs from the protocol, for a card, by what its settings.json says."""
     settings, origin = written.get("settings", {}), written.get("domains", {}).get(domain, {})
     remarks = []
     if settings.get("limit", math.inf) < origin.get("images", math.inf):

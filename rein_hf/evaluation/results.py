@@ -82,24 +82,24 @@ class Results:
             )
         self.put({"settings": settings})
 
-    def put_origin(self, kind: str, name: str, origin: dict) -> None:
-        """Write down what the results that are kept under a name come from, as an entry of `kind`.
+    def put_origins(self, kind: str, origins: dict[str, dict]) -> None:
+        """Write down what the results that are kept under names come from, as entries of `kind`.
 
         Args:
             kind (`str`): "models" or "domains".
-            name (`str`): of one of them.
-            origin: as JSON, without None.
+            origins: by the names of some of them, as JSON, without None.
 
         Raises:
             ValueError: the results to resume from come from something else of this name.
         """
-        kept = self.values.get(kind, {}).get(name, origin)
-        if kept != origin:
-            raise ValueError(
-                f"{self.path} says that the results to resume from come from {name!r} of its {kind} as {kept}; now "
-                f"that is {origin}. Write into another folder."
-            )
-        self.put({name: origin}, kind)
+        for name, origin in origins.items():
+            kept = self.values.get(kind, {}).get(name, origin)
+            if kept != origin:
+                raise ValueError(
+                    f"{self.path} says that the results to resume from come from {name!r} of its {kind} as {kept}; "
+                    f"now that is {origin}. Write into another folder."
+                )
+        self.put(origins, kind)
 
 
 def _nan_to_none(value):

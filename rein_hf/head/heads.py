@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -18,6 +17,7 @@ from transformers import (
 )
 
 from ..backbone import ViTPyramidConfig
+from ..files import suggestion
 
 
 _LIBRARY = "the library sets it"
@@ -90,9 +90,8 @@ class Head:
             if key in self.refused:
                 raise ValueError(f"head[{key!r}] cannot be set: {self.refused[key]}.")
             if key not in known:
-                close = difflib.get_close_matches(str(key), sorted(known), n=1)
-                hint = f", did you mean {close[0]!r}?" if close else "."
-                raise ValueError(f"head has the unknown key {key!r}; expected those of {self.config.__name__}{hint}")
+                expected = f"expected those of {self.config.__name__}{suggestion(key, known)}"
+                raise ValueError(f"head has the unknown key {key!r}; {expected}")
 
     def modules_of(self, model: nn.Module) -> list[str]:
         """The head's modules that are trained and saved with an adapter, by the end of their names: `modules`, and

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +29,10 @@ class Photo(NamedTuple):
 
     def result(self, ending: str) -> Path:
         return self.target.with_name(f"{self.target.name}_{ending}")
+
+    def results(self, endings: Sequence[str]) -> list[Path]:
+        """The files that are written for a photo, of these endings, or for a video."""
+        return [self.result(ending) for ending in ([VIDEO_ENDING] if is_video(self.file) else endings)]
 
 
 def find_photos(inputs: list[str], output_dir: Path) -> tuple[list[Photo], list[Path]]:
@@ -64,16 +68,12 @@ def find_photos(inputs: list[str], output_dir: Path) -> tuple[list[Photo], list[
             f"--input {' '.join(map(printable, inputs))} holds no image ({', '.join(IMAGE_SUFFIXES)})"
             f"{skipped_files(skipped)}."
         )
-    count = Counter(map(first_result, photos))
-    if twice := [printable(photo.file) for photo in photos if count[first_result(photo)] > 1]:
+    count = Counter(photo.results(ENDINGS)[0] for photo in photos)
+    if twice := [printable(photo.file) for photo in photos if count[photo.results(ENDINGS)[0]] > 1]:
         raise ValueError(
             f"--input holds several files of the same stem: {twice[:6]}. Their results would be the same."
         )
     return photos, skipped
-
-
-def first_result(photo: Photo) -> Path:
-    return photo.result(VIDEO_ENDING if is_video(photo.file) else ENDINGS[0])
 
 
 def is_photo(file: Path) -> bool:

@@ -17,11 +17,11 @@ from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import HfArgumentParser, TrainingArguments, get_scheduler
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
-from ..files import parse_yaml, read_yaml
+from ..files import parse_yaml, read_yaml, suggestion
 from .optimizer_keys import OptimizerArguments, check_optimizer_keys
 from .recipe_defaults import DEFAULTS, evaluation_defaults, short_run_defaults
 from .recipe_keys import check_evaluation, check_needs, check_trainer_keys, data_workers
-from .recipe_sections import check_sections, mend_numbers, suggestion
+from .recipe_sections import check_sections, mend_numbers
 
 
 @dataclasses.dataclass

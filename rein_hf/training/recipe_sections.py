@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypedDict, get_type_hints
 
@@ -14,6 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig, PeftConfig
 
 from ..adaptformer import AdaptFormerConfig
+from ..files import suggestion
 from ..head import head_of
 from ..soma import SomaConfig
 from ..soma.config import FREE as SOMA_FREE
@@ -133,12 +133,6 @@ def mend_numbers(values: dict[str, Any], kinds: Mapping[str, Any], prefix: str =
             value = values[key] = float(value)
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{prefix}{key} is {value}; expected a finite number.")
-
-
-def suggestion(key: str, known: Iterable[str], prefix: str = "") -> str:
-    """The end of a sentence about an unknown key: the known key that is nearest, if one is near."""
-    close = difflib.get_close_matches(str(key), list(known), n=1)
-    return f", did you mean {prefix + close[0]!r}?" if close else "."
 
 
 def _check_keys(section: str, values: dict | None, kinds: Mapping[str, Any], refused: Mapping[str, str]) -> None:
