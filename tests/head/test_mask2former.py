@@ -143,14 +143,19 @@ def test_positions_are_the_stock_ones_and_made_once():
     assert not torch.equal(positions(shape, device, torch.float32, mask), expected)
 
 
+@torch.no_grad()
+def check_logits(model, images):
+    """That the logits of a model in float64 are those of the stock head, which are returned."""
+    expected = logits_of(with_stock_head(model)(pixel_values=images))
+    for found in (class_and_mask_logits(model, images), logits_of(model(pixel_values=images))):
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+    return expected
+
+
 def test_logits_are_the_stock_models(rein_model):
-    model = rein_model.double()
     images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    with torch.no_grad():
-        expected = logits_of(with_stock_head(model)(pixel_values=images))
-        for found in (class_and_mask_logits(model, images), logits_of(model(pixel_values=images))):
-            for ours, theirs in zip(found, expected, strict=True):
-                torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+    check_logits(rein_model.double(), images)
 
 
 def test_full_masks_are_made_once(rein_model, pixel_values, monkeypatch):
