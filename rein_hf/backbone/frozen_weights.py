@@ -77,29 +77,6 @@ def cast_frozen_weights(model: nn.Module, dtype: torch.dtype) -> list[str]:
     return list(cast)
 
 
-def cast_norm_outputs(backbone: nn.Module, dtype: torch.dtype) -> None:
-    """Lets the norms of a backbone's blocks give what autocast would cast their output to, in place: once instead of
-    for each of the layers that read it, queries, keys and values. Features stay equal bit for bit; gradients would be
-    rounded.
-
-    Args:
-        backbone: a [`ViTPyramidBackbone`] whose weights were cast, with or without adapter.
-        dtype (`torch.dtype`): what they were cast to.
-    """
-    # of every known architecture linear layers alone read them
-    for block in backbone.vit.get_submodule(backbone.config.architecture.blocks):
-        for module in block.children():
-            if type(module) is nn.LayerNorm:
-                module.__class__, module.output_dtype = NormForLinears, dtype
-
-
-class NormForLinears(nn.LayerNorm):
-    """A norm whose output only linear layers read; a subclass because its output is in their type."""
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return super().forward(inputs).to(self.output_dtype)
-
-
 def own_autocast(module: nn.Module, inputs: torch.Tensor) -> AbstractContextManager:
     """Autocast of the type that a module's frozen weights were cast to, if they were."""
     if module.autocast_dtype is None:

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerAttention
 
+from ..backbone import NormedSum
 from ..backbone.transforms import is_transformed
 from .cast_weights import NO_CASTS, CastWeights
 
@@ -64,6 +65,7 @@ class SelfAttention(Mask2FormerAttention):
         key_value_position_embeddings: torch.Tensor | None = None,
         output_attentions: bool = False,
         casts: CastWeights = NO_CASTS,
+        rows: NormedSum | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         Args:
@@ -71,6 +73,7 @@ class SelfAttention(Mask2FormerAttention):
             attention_mask, key_value_states, key_value_position_embeddings: the stock forward runs with one of these.
             output_attentions: the stock forward runs, and returns the attention weights too.
             casts: of this module.
+            rows (`(B, m, q)` each, *optional*): the same hidden states, and with positions, where both are cast.
 
         Returns:
             The output (m, B, q), and None in the place of the attention weights.
@@ -79,12 +82,13 @@ class SelfAttention(Mask2FormerAttention):
         is_stock = output_attentions or any(one is not None for one in others)
         if is_stock or is_transformed(hidden_states, module=self):
             return super().forward(hidden_states, attention_mask, position_embeddings, *others[1:], output_attentions)
-        rows = hidden_states.transpose(0, 1)
-        placed = rows if position_embeddings is None else rows + position_embeddings.transpose(0, 1)
-        placed = casts.cast(placed)
+        if rows is None:
+            plain = hidden_states.transpose(0, 1)
+            placed = plain if position_embeddings is None else plain + position_embeddings.transpose(0, 1)
+            rows = NormedSum(plain, plain, casts.cast(placed))
         projected = [
             split_heads(casts.linear(projection, one), self.num_heads)
-            for projection, one in ((self.q_proj, placed), (self.k_proj, placed), (self.v_proj, rows))
+            for projection, one in ((self.q_proj, rows.placed), (self.k_proj, rows.placed), (self.v_proj, rows.cast))
         ]
         output = attend(*projected, self.dropout if self.training else 0.0)
         return casts.linear(self.out_proj, output.transpose(1, 2).flatten(2)).transpose(0, 1), None

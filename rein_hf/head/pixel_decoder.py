@@ -25,7 +25,7 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerPixelDecoderOutput,
 )
 
-from ..backbone import own_autocast, rescale
+from ..backbone import norm_of_sum, own_autocast, rescale
 from ..backbone.transforms import is_transformed
 from .cast_weights import NO_CASTS, CastWeights
 from .positions import reference_points
@@ -206,11 +206,11 @@ class PixelDecoderEncoderLayer(Mask2FormerPixelDecoderEncoderLayer):
             casts=casts,
             **kwargs,
         )
-        hidden_states = self.self_attn_layer_norm(hidden_states + self._drop(attended))
-        rows = hidden_states.flatten(0, 1)  # fc1 of 3-dim rows is a view, which a relu in place copies
+        attended = norm_of_sum(hidden_states, self._drop(attended), self.self_attn_layer_norm, casts.dtype)
+        rows = attended.cast.flatten(0, 1)  # fc1 of 3-dim rows is a view, which a relu in place copies
         wide = F.relu(casts.linear(self.fc1, rows), inplace=True)
-        rows = rows + self._drop(casts.linear(self.fc2, self._drop(wide)))
-        hidden_states = self.final_layer_norm(rows).view_as(hidden_states)
+        narrow = self._drop(casts.linear(self.fc2, self._drop(wide))).view_as(attended.normed)
+        hidden_states = norm_of_sum(attended.normed, narrow, self.final_layer_norm).normed
         return (hidden_states, weights.transpose(1, 0)) if output_attentions else (hidden_states,)
 
     def _drop(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,7 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerTransformerModule,
 )
 
-from ..backbone import own_autocast
+from ..backbone import norm_of_sum, own_autocast
 from ..tuner import query_weights
 from .cast_weights import NO_CASTS, CastWeights
 from .masks import mask_logits
@@ -179,12 +179,13 @@ class TransformerDecoder(Mask2FormerMaskedAttentionDecoder):
             if is_last and with_gradient:
                 break
             with torch.no_grad():  # no gradient flows through attention masks
-                normed.append(self.layernorm(hidden.transpose(0, 1)).transpose(0, 1))
+                output = norm_of_sum(hidden.transpose(0, 1), None, self.layernorm, casts.dtype)
+                normed.append(output.normed.transpose(0, 1))
                 level = index % self.num_feature_levels
                 size = None if is_last else feature_size_list[level]
                 # those of this level alone: a graph for all sizes cannot tell levels apart by their sizes
                 pixels = pixel_embeddings[level : level + 1]
-                embeddings, attention_mask = self.mask_predictor(normed[-1], pixels, size, casts)
+                embeddings, attention_mask = self.mask_predictor(output.cast.transpose(0, 1), pixels, size, casts)
                 masks.append(embeddings)
         if with_gradient:  # once more for all outputs together: one backward pass instead of one for each
             together = self.layernorm(torch.cat([state.transpose(0, 1) for state in states]))
@@ -248,12 +249,17 @@ class TransformerDecoderLayer(Mask2FormerMaskedAttentionDecoderLayer):
         attended, _ = self.cross_attn(
             query, keys[level_index], encoder_hidden_states[level_index], attn_mask=encoder_attention_mask, **options
         )
-        rows = self.cross_attn_layer_norm(rows + self._drop(attended.transpose(0, 1)))
-        attended, _ = self.self_attn(rows.transpose(0, 1), position_embeddings=query_position_embeddings, casts=casts)
-        rows = self.self_attn_layer_norm(rows + self._drop(attended.transpose(0, 1)))
-        wide = F.dropout(self.activation_fn(casts.linear(self.fc1, rows)), self.activation_dropout, self.training)
-        rows = self.final_layer_norm(rows + self._drop(casts.linear(self.fc2, wide)))
-        return (rows.transpose(0, 1),)
+        attended = self._drop(attended.transpose(0, 1))
+        rows = norm_of_sum(rows, attended, self.cross_attn_layer_norm, casts.dtype, positions)
+        options["rows"] = rows
+        attended, _ = self.self_attn(
+            rows.normed.transpose(0, 1), position_embeddings=query_position_embeddings, **options
+        )
+        attended = self._drop(attended.transpose(0, 1))
+        rows = norm_of_sum(rows.normed, attended, self.self_attn_layer_norm, casts.dtype)
+        wide = F.dropout(self.activation_fn(casts.linear(self.fc1, rows.cast)), self.activation_dropout, self.training)
+        narrow = self._drop(casts.linear(self.fc2, wide))
+        return (norm_of_sum(rows.normed, narrow, self.final_layer_norm).normed.transpose(0, 1),)
 
     def _drop(self, tensor: torch.Tensor) -> torch.Tensor:
         return F.dropout(tensor, self.dropout, self.training)

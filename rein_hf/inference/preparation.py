@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..backbone import ViTPyramidBackbone, cast_frozen_weights, cast_norm_outputs
+from ..backbone import ViTPyramidBackbone, cast_frozen_weights, use_inference_blocks
 from ..tuner import fix_weights
 
 
@@ -41,7 +41,7 @@ def prepare_for_inference(model: nn.Module, dtype: torch.dtype | None = None) ->
     fix_weights(model.eval().requires_grad_(False))
     if dtype is not None:
         cast_frozen_weights(model, dtype)
-        for module in model.modules():
-            if isinstance(module, ViTPyramidBackbone):
-                cast_norm_outputs(module, dtype)
+    for module in model.modules():
+        if isinstance(module, ViTPyramidBackbone):
+            use_inference_blocks(module, dtype)
     return model

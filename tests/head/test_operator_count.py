@@ -115,4 +115,4 @@ def test_an_inference(model):
         rein_hf.head.class_and_mask_logits(model, images)  # what depends on weights alone, once
         with OperatorCount() as count:
             rein_hf.head.class_and_mask_logits(model, images)
-    assert count.total <= 1037, count.names
+    assert count.total <= 840, count.names

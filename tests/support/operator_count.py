@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from rein_hf.backbone import residual_norms
 from rein_hf.head import cast_weights, criterion, decoder_attention, transformer_decoder
 from rein_hf.tuner import layer
 
@@ -78,6 +79,7 @@ def path_of_cuda() -> Iterator[None]:
         mock.patch.object(decoder_attention, "attend", attend),
         mock.patch.object(cast_weights, "saves_time", lambda device: True),
         mock.patch.object(layer, "saves_time", lambda device: True),
+        mock.patch.object(residual_norms, "saves_time", lambda device: True),
         mock.patch.object(criterion, "outputs_at_once", lambda outputs, device: outputs),
     ):
         yield
