@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from .transforms import is_transformed
+from .transforms import computes_values_alone
 
 
 try:
@@ -103,8 +103,8 @@ def sum_and_norm_in_torch(
     dtype: torch.dtype | None,
     outputs: str,
 ) -> list[torch.Tensor]:
-    """What the operator `rein_hf::sum_and_norm` gives, in operations of torch: of the sum of two tensors, its norm, and
-    the norm with positions what is asked for.
+    """What the operator `rein_hf::sum_and_norm` gives, in operations of torch: of the sum of two tensors, its norm and
+    the norm with positions that which is asked for.
 
     Args:
         hidden (`(..., c)`): float32.
@@ -153,16 +153,13 @@ def saves_time(device: torch.device) -> bool:
 
 
 def _has_kernel_for(hidden: torch.Tensor, update: torch.Tensor | None = None) -> bool:
-    """Whether [`sum_and_norm`] can and should be computed: not where something is compiled, exported, differentiated
-    or transformed, which torch's own operations are better at."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_grad_enabled():
-        return False
+    """Whether [`sum_and_norm`] can and should be computed."""
     tensors = [hidden] if update is None else [hidden, update]
     return (
         saves_time(hidden.device)
         and hidden.dtype == torch.float32
         and all(one.shape == hidden.shape and one.device == hidden.device for one in tensors)
-        and not is_transformed(*tensors)
+        and computes_values_alone(*tensors)
     )
 
 

@@ -32,6 +32,15 @@ def is_transformed(*tensors: torch.Tensor, module: nn.Module | None = None) -> b
     )
 
 
+def computes_values_alone(*tensors: torch.Tensor) -> bool:
+    """Whether tensors are computed with for their values and nothing else: nothing is compiled, exported, traced,
+    differentiated or transformed. Torch's own operations are better at all of these than one that they cannot see
+    into."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_grad_enabled():
+        return False
+    return not is_transformed(*tensors)
+
+
 def makes_ordinary_tensors() -> bool:
     """Whether a tensor that is made now can be kept and used at any later time. Those made inside of `torch.func.grad`
     or under a fake tensor mode cannot."""

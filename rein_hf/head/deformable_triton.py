@@ -197,6 +197,7 @@ def _launch(kernel, tensors: list[torch.Tensor], shapes: list[int], weights: tor
             BLOCK=BLOCK_QUERIES,
             BLOCK_CHANNELS=triton.next_power_of_2(channels),
             TYPE=tl.float64 if values.dtype == torch.float64 else tl.float32,
+            enable_fp_fusion=True,  # the default, which Triton is about to change
         )
 
 

@@ -2,13 +2,14 @@
 
 from .ahead import batched_by_size, label_maps, prepare_image, read_ahead
 from .budget import is_out_of_memory
+from .class_scores import semantic_scores
 from .compiled import compile_segmenter
 from .image_processing import ReinImageProcessor
 from .preparation import prepare_for_inference
 from .segmentation import Segmentation, segment, segment_with_confidence
 from .sizes import requested_size
 from .transfer import pixel_values_of, start_copy, to_device
-from .windows import predict_labels, semantic_scores, slide_inference, window_sides
+from .windows import predict_labels, slide_inference, window_sides
 
 
 __all__ = [

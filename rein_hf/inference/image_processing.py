@@ -14,7 +14,7 @@ from transformers.models.mask2former.image_processing_pil_mask2former import Mas
 
 from ..backbone import SCALES, ViTPyramidConfig
 from ..labels import IGNORE
-from .windows import semantic_scores
+from .class_scores import semantic_scores
 
 
 class ReinImageProcessor(Mask2FormerImageProcessorPil):

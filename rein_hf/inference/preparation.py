@@ -10,12 +10,15 @@ from ..tuner import fix_weights
 
 
 def prepare_for_inference(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
-    """Makes a model predict faster, in place. Predictions stay the same bit for bit.
+    """Makes a model predict faster, in place. Predictions stay the same: on a CPU bit for bit, on a GPU up to the
+    order in which norms are added up.
 
     - What Rein computes of its weights alone, factors and object queries, is computed once for each adapter.
     - With a `dtype`, weights that autocast of this type would cast for every image are cast once, and the float32
       weights are gone; features that it would cast for several layers are cast once for all of them. Backbone and head
       compute under autocast of this type from then on.
+    - On a GPU what a block of DINOv2 or DINOv3 adds to its residual stream is scaled, added, normalised and cast in
+      one operation, where Triton is installed. The head's layers do that at every inference.
 
     The model can no longer be trained, and with a `dtype` no longer be saved. Adapters can still be loaded and
     switched. If weights are written into in another way, prepare the model anew.

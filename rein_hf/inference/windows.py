@@ -1,4 +1,4 @@
-"""Label maps from images: sliding windows as in the authors' evaluation, class scores from class and mask logits."""
+"""Label maps from images: sliding windows as in the authors' evaluation."""
 
 from __future__ import annotations
 
@@ -15,35 +15,11 @@ from ..backbone.transforms import keeps_tensors
 from ..head import head_of
 from ..images import image_tensor, upright_rgb
 from ..labels import MAX_CLASSES
-from ..tuner import without_autocast
 from .budget import windows_at_once
+from .class_scores import semantic_scores
 from .compiled import predict_logits
 from .strips import resize_pixels, resized_strips
 from .transfer import pixel_values_of, to_device
-
-
-def semantic_scores(
-    class_queries_logits: torch.Tensor, masks_queries_logits: torch.Tensor, size: tuple[int, int]
-) -> torch.Tensor:
-    """Score of every class at every pixel: the sum over queries of softmax(class) * sigmoid(mask), without the
-    no-object class.
-
-    The stock `post_process_semantic_segmentation` is not used, because it resizes every mask to 384x384 first.
-
-    Args:
-        class_queries_logits (`(B, m, K + 1)`): a Mask2Former's class logits, no-object last.
-        masks_queries_logits (`(B, m, h, w)`): its mask logits.
-        size (`(int, int)`): height and width of the pixels asked for; mask logits are upsampled to it bilinearly.
-
-    Returns:
-        `torch.Tensor` of shape `(B, K, *size)`, each score at least 0, in memory channels last.
-    """
-    with without_autocast(masks_queries_logits.device.type):  # it would sum in bfloat16
-        classes = class_queries_logits.softmax(dim=-1)[..., :-1]
-        scores = classes.new_empty(len(classes), *size, classes.shape[-1])
-        for rows, masks in resized_strips(masks_queries_logits, size):
-            scores[:, rows] = (masks.sigmoid().flatten(1, 2) @ classes).unflatten(1, masks.shape[1:3])
-    return scores.permute(0, 3, 1, 2)
 
 
 @torch.no_grad()

@@ -116,3 +116,11 @@ def test_an_inference(model):
         with OperatorCount() as count:
             rein_hf.head.class_and_mask_logits(model, images)
     assert count.total <= 840, count.names
+
+
+def test_labels_of_an_inference():
+    """From logits to label maps of the size that the model saw; the kernel of scores copies the masks first."""
+    classes, masks = torch.randn(2, 100, 20), torch.randn(2, 100, 16, 16)
+    with path_of_cuda(), torch.no_grad(), OperatorCount() as count:
+        rein_hf.predict_labels(rein_hf.semantic_scores(classes, masks, (64, 64)), (64, 64))
+    assert count.total <= 5, count.names

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rein_hf.backbone import residual_norms
 from rein_hf.head import cast_weights, criterion, decoder_attention, transformer_decoder
+from rein_hf.inference import class_scores
 from rein_hf.tuner import layer
 
 
@@ -30,8 +31,8 @@ WITHOUT_KERNEL = {
 
 
 # Operators of this library count as what they launch on a GPU: this backward pass sets the sums to zero, runs a kernel
-# and casts the sums.
-LAUNCHES = {"rein_hf::sample_and_sum_backward": 3}
+# and casts the sums; scores of classes are of masks that lie in memory with all queries of a pixel side by side.
+LAUNCHES = {"rein_hf::sample_and_sum_backward": 3, "rein_hf::class_scores": 2}
 
 
 class OperatorCount(TorchDispatchMode):
@@ -80,6 +81,7 @@ def path_of_cuda() -> Iterator[None]:
         mock.patch.object(cast_weights, "saves_time", lambda device: True),
         mock.patch.object(layer, "saves_time", lambda device: True),
         mock.patch.object(residual_norms, "saves_time", lambda device: True),
+        mock.patch.object(class_scores, "saves_time", lambda device: True),
         mock.patch.object(criterion, "outputs_at_once", lambda outputs, device: outputs),
     ):
         yield
