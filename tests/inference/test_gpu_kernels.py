@@ -1,4 +1,4 @@
-"""The kernels for GPUs, called and compiled as for one, where there is none. What they compute is tested beside each."""
+"""The kernels for GPUs, called and compiled as for one where there is none. Their numbers are tested beside each."""
 
 import os
 import subprocess
