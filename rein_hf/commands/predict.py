@@ -17,7 +17,6 @@ A video is one that `--input` names; those in folders are passed over. It is rea
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -30,16 +29,15 @@ from transformers import AutoImageProcessor
 
 import rein_hf
 
-from ..evaluation import accelerator_for, comment_of_maps, is_comment_of_maps, move_to
+from ..evaluation import accelerator_for, comment_of_maps, move_to
 from ..images import STORED_FRAMES, open_image
 from ..inference import is_out_of_memory, read_ahead, requested_size, segment, segment_with_confidence, window_sides
 from ..inference.photos import ENDINGS, VIDEO_ENDING, Photo, find_photos, printable
-from ..inference.video import comment_of_video, is_video, require_video_reader, transform_video
+from ..inference.video import is_video, require_video_reader, transform_video
 from ..labels import class_names_of, palette_of_model
 from ..views import (
     JPEG_SIDE,
     block_views_of_photo,
-    comment_of,
     explanation_sheet,
     overlay,
     palette_image,
@@ -49,6 +47,7 @@ from ..views import (
 )
 from .cli import require_at_least, run
 from .predict_progress import WindowProgress, closing_line, left_out, tell
+from .results_folder import check_folders, check_results, comment_of_result
 
 
 # Of how many blocks --explain shows what Rein does: the first, the last, and others between.
@@ -87,7 +86,7 @@ def main(args: PredictionArguments) -> int:
     check_videos([photo.file for photo in photos if is_video(photo.file)], args)
     endings = [ending for ending in ENDINGS if getattr(args, ending.partition(".")[0], True)]
     check_folders({output_dir, *(photo.target.parent for photo in photos)})
-    check_results(photos, endings)
+    check_results([file for photo in photos for file in photo.results(endings)], "predict")
     model = rein_hf.from_pretrained(args.model, backbone=args.backbone)
     class_names_of(model.config.id2label, f"--model {args.model}: id2label")
     window_sides(model, args.crop, args.stride)
@@ -141,10 +140,6 @@ def is_done(photo: Photo, endings: list[str], comment: str) -> bool:
     return all(comment_of_result(file) == comment for file in photo.results(endings))
 
 
-def comment_of_result(file: Path) -> str | None:
-    return comment_of_video(file) if is_video(file) else comment_of(file)
-
-
 def read_photo(file: Path) -> Image.Image | Exception | None:
     """A photo, or the error that its turn will raise; None for a video, which is read frame by frame."""
     try:
@@ -195,27 +190,6 @@ def check_videos(videos: list[Path], args: PredictionArguments) -> None:
     for option in ("confidence", "explain"):
         if getattr(args, option):
             raise ValueError(f"--{option} is for photos; --input has the video {printable(videos[0])}.")
-
-
-def check_folders(folders: set[Path]) -> None:
-    """Refuses, before anything is loaded, folders that cannot be made or written to."""
-    for folder in sorted(folders):
-        there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-        what = "is not a folder" if not there.is_dir() else "cannot be written to"
-        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-            name = printable(folder)
-            raise ValueError(f"--output_dir: results would go to {name}, but {printable(there)} {what}; give another.")
-
-
-def check_results(photos: list[Photo], endings: list[str]) -> None:
-    """Refuses, before anything is loaded, to replace what no earlier run has written: labels of the user's own beside
-    the photos may have the names of results."""
-    files = [file for photo in photos for file in photo.results(endings) if file.exists()]
-    if others := [file for file in files if not is_comment_of_maps(comment_of_result(file))]:
-        more = f", nor {'is' if len(others) == 2 else 'are'} {len(others) - 1} more" if len(others) > 1 else ""
-        raise ValueError(
-            f"{printable(others[0])} is there and is not a result of rein-hf predict{more}; give another --output_dir."
-        )
 
 
 def write_overlay_video(

@@ -34,6 +34,7 @@ from ..inference.ahead import PreparedImage
 from ..labels import CITYSCAPES_CLASSES, CITYSCAPES_IDS
 from ..views import comment_of, save_picture
 from .cli import require_at_least, run
+from .results_folder import check_folders, check_results
 
 
 @dataclass
@@ -63,13 +64,15 @@ def main(args: SubmissionArguments) -> Path:
     domain = load_domain(args.domains)
     if domain.classes != CITYSCAPES_CLASSES:
         raise ValueError(f"--domains {args.domains} has the classes {domain.classes}; expected the 19 of Cityscapes.")
+    targets = label_map_paths(domain, Path(args.output_dir))
+    check_folders({Path(args.output_dir)})
+    check_results(targets, "submit")
     model = rein_hf.from_pretrained(args.model, backbone=args.backbone)
     options = {key: getattr(args, key) for key in ("crop", "stride", "bf16", "size", "short_side")}
     # a server need not know where the data lie
     comment = comment_of_maps(model, {**options, "data": f"{zlib.crc32(args.domains.encode()):08x}"})
     model = move_to(accelerator, model, args.compile, args.cuda_graphs)
     processor = AutoImageProcessor.from_pretrained(args.model)
-    targets = label_map_paths(domain, Path(args.output_dir))
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     mine = range(accelerator.process_index, len(targets), accelerator.num_processes)
     mine = [index for index in mine if comment_of(targets[index]) != comment]

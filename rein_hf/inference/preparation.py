@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from ..backbone import ViTPyramidBackbone, cast_frozen_weights, use_inference_blocks
 from ..tuner import fix_weights
@@ -47,4 +48,18 @@ def prepare_for_inference(model: nn.Module, dtype: torch.dtype | None = None) ->
     for module in model.modules():
         if isinstance(module, ViTPyramidBackbone):
             use_inference_blocks(module, dtype)
+        if isinstance(module, PreTrainedModel) and dtype is not None:
+            module.save_pretrained = refuse_to_save
     return model
+
+
+def refuse_to_save(*args, **kwargs) -> None:
+    """In the place of `save_pretrained` of a model whose weights were cast.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(
+        "This model's weights were cast to half precision (by prepare_for_inference with a type): they would be saved "
+        "rounded. Save a model that was loaded anew."
+    )

@@ -214,9 +214,14 @@ def test_submission_of_a_known_predictor(folders, tmp_path, monkeypatch):
     assert [np.unique(label[:, 64:]).tolist() for label in found[:2]] == [[23], [23]]
     first, second, _ = sorted((tmp_path / "out").glob("*.png"))
     save_picture(Image.new("L", (128, 64), 99), first, comment_of(first))  # an earlier run's: it is kept
-    Image.new("L", (128, 64), 99).save(second)  # nothing says whose
+    save_picture(Image.new("L", (128, 64), 99), second, '{"weights": "0123abcd"}')  # another model's
     submit.main(arguments)
     assert [Image.open(path).getpixel((0, 0)) for path in (first, second)] == [99, 7]
+    Image.new("L", (128, 64), 98).save(second)  # nobody knows whose: a photo or a label of the user's
+    with pytest.raises(ValueError, match=f"{second} is there and is not a result of rein-hf submit; give another"):
+        submit.main(arguments)
+    assert Image.open(second).getpixel((0, 0)) == 98
+    second.unlink()
     submit.main(replace(arguments, stride=32))
     assert Image.open(first).getpixel((0, 0)) == 7
     with pytest.raises(ValueError, match="cityscapes: the label of berlin_000000_000019 is not public"):
@@ -237,6 +242,18 @@ def test_submission_at_another_size(folders, tmp_path, monkeypatch):
         assert {Image.open(path).size for path in out.glob("*.png")} == {(128, 64)}
     with pytest.raises(ValueError, match="--size 64x32 and --short_side 48 are both given"):
         submit.main(submit.SubmissionArguments("known", domain, str(out), size="64x32", short_side=48))
+
+
+def test_submission_into_something_that_is_no_folder(folders, tmp_path):
+    (tmp_path / "file").write_text("")
+    arguments = submit.SubmissionArguments(
+        "known", spec(folders, "cityscapes", "test"), str(tmp_path / "file" / "out")
+    )
+    with (
+        pytest.warns(UserWarning),
+        pytest.raises(ValueError, match="--output_dir: results would go to .*is not a folder"),
+    ):
+        submit.main(arguments)
 
 
 def test_submission_of_other_classes_or_equal_names(folders, tmp_path):

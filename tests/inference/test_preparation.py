@@ -156,6 +156,17 @@ def test_training_is_refused(rein_model):
     assert not any(module.training for module in rein_model.modules())
 
 
+def test_a_model_without_adapter_that_was_cast_is_not_saved_rounded(segmenter, tmp_path):
+    prepare_for_inference(segmenter).save_pretrained(tmp_path / "float32")
+    saved = load_file(tmp_path / "float32" / "model.safetensors")
+    assert all(torch.equal(saved[name], weight) for name, weight in segmenter.state_dict().items() if name in saved)
+    prepare_for_inference(segmenter, torch.bfloat16)
+    for part in (segmenter, copy.deepcopy(segmenter), segmenter.model.pixel_level_module.encoder):
+        with pytest.raises(ValueError, match="were cast to half precision .* would be saved rounded"):
+            part.save_pretrained(tmp_path / "rounded")
+    assert not (tmp_path / "rounded").exists()
+
+
 def test_a_head_that_was_cast_is_not_saved_rounded(rein_model, tmp_path):
     rein_model.save_pretrained(tmp_path / "before")
     cast_frozen_weights(rein_model, torch.bfloat16)  # as a run does, which saves checkpoints
