@@ -7,9 +7,10 @@ import shlex
 from typing import Any
 
 from peft import LoraConfig, PeftConfig, PeftModel
-from transformers import AutoModel, Mask2FormerConfig
+from transformers import AutoImageProcessor, AutoModel, Mask2FormerConfig
+from transformers.utils import IMAGE_PROCESSOR_NAME, cached_file
 
-from .. import ReinConfig
+from .. import ReinConfig, build_image_processor
 from ..backbone import resample_to
 from ..hub import download_adapter, find_backbone
 from ..reference import BACKBONE_NAMES, REIN_AND_HEAD_NAMES, Tensors, soma_sizes, split_soma, to_reference
@@ -110,6 +111,7 @@ def options_back(checkpoint: str, adapter: PeftConfig, tensors: Tensors, backbon
         for name in sorted((found.keys() | back.keys()) - UNCOMPARED)
         if (found.get(name) or None) != (back.get(name) or None)  # a rank of 0 is none
     }
+    differing |= differing_normalization(checkpoint)
     if differing:
         title = (
             f"{checkpoint} has {len(differing)} value(s) that the files cannot tell, and would come back as another "
@@ -128,6 +130,16 @@ def options_back(checkpoint: str, adapter: PeftConfig, tensors: Tensors, backbon
         if is_needed:
             needed += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     return shlex.join(needed)
+
+
+def differing_normalization(checkpoint: str) -> dict[str, tuple[Any, Any]]:
+    """The mean and deviation of an adapter's image processor, where they are not those that a conversion writes beside
+    it; nothing if it has no processor."""
+    if cached_file(checkpoint, IMAGE_PROCESSOR_NAME, _raise_exceptions_for_missing_entries=False) is None:
+        return {}
+    found, written = AutoImageProcessor.from_pretrained(checkpoint), build_image_processor()
+    pairs = {name: (list(getattr(found, name)), list(getattr(written, name))) for name in ("image_mean", "image_std")}
+    return {name: (here, there) for name, (here, there) in pairs.items() if here != there}
 
 
 def config_back(args: ConversionArguments, tensors: Tensors, backbone: Tensors) -> Mask2FormerConfig:

@@ -395,14 +395,18 @@ def test_reverse_of_what_their_files_cannot_tell(tmp_path, convert, checkpoint, 
     rewrite(out, {"use_softmax": False})
     rewrite(out, {"base_config.pre_norm": True, "base_config.activation_function": "gelu"})
     rewrite(out, {f"{vit}hidden_act": "relu", f"{vit}layer_norm_eps": 1e-3})
+    processor = rein_hf.build_image_processor()
+    processor.image_mean = [0.5, 0.5, 0.5]
+    processor.save_pretrained(out)
     message = refused(tmp_path, checkpoint=out, reverse=True)
-    assert "5 value(s) that the files cannot tell" in message
+    assert "6 value(s) that the files cannot tell" in message
     for line in (
         "use_softmax is False; the files give True",
         "pre_norm is True; the files give False",
         "activation_function is 'gelu'; the files give 'relu'",
         "backbone_config.backbone_config.hidden_act is 'relu'; the files give 'gelu'",
         "backbone_config.backbone_config.layer_norm_eps is 0.001; the files give 1e-06",
+        "image_mean is [0.5, 0.5, 0.5]; the files give [0.485, 0.456, 0.406]",
     ):
         assert f"\n  {line}" in message
 
