@@ -17,11 +17,11 @@ from rein_hf.head import deformable_triton
 from rein_hf.inference.class_scores_triton import class_scores
 
 
-ARCHITECTURE = int(sys.argv[1])
-
-
 class Driver:
-    """What Triton asks of a GPU before it launches."""
+    """What Triton asks of a GPU of an architecture before it launches."""
+
+    def __init__(self, architecture: int) -> None:
+        self.architecture = architecture
 
     def get_current_device(self) -> int:
         return 0
@@ -30,18 +30,18 @@ class Driver:
         return 0
 
     def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", ARCHITECTURE, 32)
+        return GPUTarget("cuda", self.architecture, 32)
 
 
 def compile_only(function, *arguments, grid, warmup, run=JITFunction.run, **keywords):
     kernel = run(function, *arguments, grid=grid, warmup=True, **keywords)
-    assert f".target sm_{ARCHITECTURE}" in kernel.asm["ptx"] and kernel.asm["cubin"]
+    assert f".target sm_{driver.active.architecture}" in kernel.asm["ptx"] and kernel.asm["cubin"]
     print(function.__name__, grid)
     return kernel
 
 
-def main() -> None:
-    driver.set_active(Driver())
+def main(architecture: int) -> None:
+    driver.set_active(Driver(architecture))
     JITFunction.run = compile_only
     torch.cuda.device_of = lambda tensor: contextlib.nullcontext()
     for half in (torch.bfloat16, torch.float16):
@@ -62,4 +62,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))
