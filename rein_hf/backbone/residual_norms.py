@@ -13,13 +13,22 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from .transforms import computes_values_alone
+from .transforms import computes_values_alone, has_hooks
 
 
 try:
     from . import residual_norms_triton
 except ImportError:  # a torch without Triton
     residual_norms_triton = None
+
+
+class NormForLinears(nn.LayerNorm):
+    """A norm whose output only linear layers read; a subclass because its output is in their type."""
+
+    output_dtype: torch.dtype
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return norm_and_cast(inputs, self, self.output_dtype)
 
 
 class NormedSum(NamedTuple):
@@ -158,18 +167,21 @@ def _has_kernel_for(hidden: torch.Tensor, update: torch.Tensor | None = None) ->
     return (
         saves_time(hidden.device)
         and hidden.dtype == torch.float32
+        and all(one.dtype != torch.float64 for one in tensors)
         and all(one.shape == hidden.shape and one.device == hidden.device for one in tensors)
         and computes_values_alone(*tensors)
     )
 
 
+def is_unchanged(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
+    """Whether a module is of one of these classes and nothing else: no subclass of them, nothing in its place, and
+    nobody listens to it. Then what it computes can be computed without calling it."""
+    return type(module) in kinds and not has_hooks(module)
+
+
 def _is_plain(norm: nn.Module) -> bool:
-    """Whether a module is nothing but a norm of the last dimension, to which nobody listens."""
-    return (
-        isinstance(norm, nn.LayerNorm)
-        and len(norm.normalized_shape) == 1
-        and not (norm._forward_hooks or norm._forward_pre_hooks or "forward" in vars(norm))
-    )
+    """Whether a module is nothing but a norm of the last dimension."""
+    return is_unchanged(norm, (nn.LayerNorm, NormForLinears)) and len(norm.normalized_shape) == 1
 
 
 def _cast(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:

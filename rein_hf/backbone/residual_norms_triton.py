@@ -26,38 +26,30 @@ def _kernel(
     period,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
-    HAS_UPDATE: tl.constexpr,
-    HAS_SCALE: tl.constexpr,
-    HAS_WEIGHT: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    HAS_TOTAL: tl.constexpr,
     HAS_NORM: tl.constexpr,
-    HAS_NORMED: tl.constexpr,
-    HAS_CAST: tl.constexpr,
-    HAS_PLACED: tl.constexpr,
 ):
     row, channel = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     inside, at = channel < WIDTH, row * WIDTH + channel
     values = tl.load(hidden + at, inside, 0.0)
-    if HAS_UPDATE:
+    if update is not None:
         added = tl.load(update + at, inside, 0.0).to(tl.float32)
-        if HAS_SCALE:
+        if scale is not None:
             added *= tl.load(scale + channel, inside, 0.0)
         values += added
-    if HAS_TOTAL:
+    if total is not None:
         tl.store(total + at, values, inside)
     if HAS_NORM:
         centred = tl.where(inside, values - tl.sum(values) / WIDTH, 0.0)
         values = centred * tl.rsqrt(tl.sum(centred * centred) / WIDTH + eps)
-        if HAS_WEIGHT:
+        if weight is not None:
             values *= tl.load(weight + channel, inside, 0.0)
-        if HAS_BIAS:
+        if bias is not None:
             values += tl.load(bias + channel, inside, 0.0)
-        if HAS_NORMED:
+        if normed is not None:
             tl.store(normed + at, values, inside)
-        if HAS_CAST:
+        if cast is not None:
             tl.store(cast + at, values, inside)
-        if HAS_PLACED:
+        if placed is not None:
             values += tl.load(positions + row % period * WIDTH + channel, inside, 0.0)
             tl.store(placed + at, values, inside)
 
@@ -91,15 +83,7 @@ def sum_and_norm(
             1 if positions is None else positions.numel() // width,
             WIDTH=width,
             BLOCK=block,
-            HAS_UPDATE=update is not None,
-            HAS_SCALE=scale is not None,
-            HAS_WEIGHT=weight is not None,
-            HAS_BIAS=bias is not None,
-            HAS_TOTAL="total" in found,
-            HAS_NORM=len(found) > ("total" in found),
-            HAS_NORMED="normed" in found,
-            HAS_CAST="cast" in found,
-            HAS_PLACED="placed" in found,
+            HAS_NORM=outputs != "total",
             num_warps=min(max(block // 256, 1), 8),
             enable_fp_fusion=False,  # a product is rounded before it is added, as torch does
         )

@@ -41,6 +41,12 @@ def computes_values_alone(*tensors: torch.Tensor) -> bool:
     return not is_transformed(*tensors)
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling a module runs more than its class's `forward`: hooks, or a `forward` that accelerate or somebody
+    else has set on the instance."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+
+
 def makes_ordinary_tensors() -> bool:
     """Whether a tensor that is made now can be kept and used at any later time. Those made inside of `torch.func.grad`
     or under a fake tensor mode cannot."""

@@ -31,10 +31,14 @@ from ..evaluation import accelerator_for, comment_of_maps, in_classes_of, move_t
 from ..files import atomic_write
 from ..inference import batched_by_size, label_maps, prepare_image, read_ahead, requested_size, start_copy
 from ..inference.ahead import PreparedImage
+from ..inference.photos import printable
 from ..labels import CITYSCAPES_CLASSES, CITYSCAPES_IDS
 from ..views import comment_of, save_picture
 from .cli import require_at_least, run
 from .results_folder import check_folders, check_results
+
+
+ARCHIVE = "submission.zip"
 
 
 @dataclass
@@ -67,6 +71,7 @@ def main(args: SubmissionArguments) -> Path:
     targets = label_map_paths(domain, Path(args.output_dir))
     check_folders({Path(args.output_dir)})
     check_results(targets, "submit")
+    check_archive(Path(args.output_dir) / ARCHIVE, targets)
     model = rein_hf.from_pretrained(args.model, backbone=args.backbone)
     options = {key: getattr(args, key) for key in ("crop", "stride", "bf16", "size", "short_side")}
     # a server need not know where the data lie
@@ -90,13 +95,28 @@ def main(args: SubmissionArguments) -> Path:
         save_label_maps(last, comment)
     save_label_maps(begun, comment)
     accelerator.wait_for_everyone()
-    archive = Path(args.output_dir) / "submission.zip"
+    archive = Path(args.output_dir) / ARCHIVE
     if accelerator.is_main_process:
         with atomic_write(archive) as unfinished, zipfile.ZipFile(unfinished, "w") as file:
             for path in targets:
                 file.write(path, path.name)
         print(f"{len(targets)} label maps in {archive}")
     return archive
+
+
+def check_archive(archive: Path, targets: list[Path]) -> None:
+    """Refuses, before anything is loaded, to replace an archive that holds something else than label maps."""
+    if not archive.exists():
+        return
+    names = None
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as file:
+            names = set(file.namelist())
+    if names is None or not names <= {path.name for path in targets}:
+        raise ValueError(
+            f"{printable(archive)} is there and does not hold the label maps of --domains alone; give another "
+            "--output_dir."
+        )
 
 
 def read_image(index: int, domain: Domain, size: str | None, short_side: int | None) -> tuple[int, PreparedImage]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from ..backbone.transforms import is_transformed
+from ..backbone.transforms import has_hooks, is_transformed
 from ..tuner import is_autocast_enabled
 
 
@@ -77,7 +77,7 @@ NO_CASTS = CastWeights(nn.Identity(), torch.empty(0))
 
 def _is_plain(layer: nn.Module) -> bool:
     is_known = type(layer) in (nn.Linear, NonDynamicallyQuantizableLinear) or isinstance(layer, nn.MultiheadAttention)
-    return is_known and not (layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer))
+    return is_known and not has_hooks(layer)
 
 
 def _weights(layer: nn.Module, device: torch.device) -> list[nn.Parameter]:

@@ -26,6 +26,7 @@ from transformers.models.mask2former.modeling_mask2former import (
 )
 
 from ..backbone import ViTPyramidBackbone
+from ..backbone.transforms import has_hooks
 from .decoder_attention import CrossAttention, SelfAttention
 from .deformable_attention import DeformableAttention
 from .masks import MaskPredictor, mask_logits
@@ -68,7 +69,7 @@ def class_and_mask_logits(model: nn.Module, pixel_values: torch.Tensor) -> tuple
         `class_queries_logits` (B, m, K + 1) and `masks_queries_logits` (B, m, h, w) of the last decoder output.
     """
     segmenter = model.get_base_model() if isinstance(model, PeftModel) else model
-    if not _uses_fast_modules(segmenter) or any(map(_has_hooks, _skipped_modules(model, segmenter))):
+    if not _uses_fast_modules(segmenter) or any(map(has_hooks, _skipped_modules(model, segmenter))):
         output = model(pixel_values=pixel_values)
         return output.class_queries_logits, output.masks_queries_logits
     encoder, decoder = segmenter.model.pixel_level_module.encoder, segmenter.model.pixel_level_module.decoder
@@ -90,9 +91,3 @@ def _uses_fast_modules(model: nn.Module) -> bool:
         return False
     head, encoder = model.model.transformer_module, model.model.pixel_level_module.encoder
     return isinstance(head, TransformerModule) and isinstance(encoder, ViTPyramidBackbone)
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    """Whether calling the module runs more than its class's `forward`: hooks, or a `forward` that accelerate set on
-    the instance."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))

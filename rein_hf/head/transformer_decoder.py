@@ -27,6 +27,7 @@ from transformers.models.mask2former.modeling_mask2former import (
 )
 
 from ..backbone import norm_of_sum, own_autocast
+from ..backbone.transforms import has_hooks
 from ..tuner import query_weights
 from .cast_weights import NO_CASTS, CastWeights
 from .masks import mask_logits
@@ -251,7 +252,8 @@ class TransformerDecoderLayer(Mask2FormerMaskedAttentionDecoderLayer):
         )
         attended = self._drop(attended.transpose(0, 1))
         rows = norm_of_sum(rows, attended, self.cross_attn_layer_norm, casts.dtype, positions)
-        options["rows"] = rows
+        if not has_hooks(self.self_attn):  # which may change what it gets
+            options["rows"] = rows
         attended, _ = self.self_attn(
             rows.normed.transpose(0, 1), position_embeddings=query_position_embeddings, **options
         )

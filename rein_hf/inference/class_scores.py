@@ -19,6 +19,7 @@ except ImportError:  # a torch without Triton
     class_scores_triton = None
 
 MOST_CLASSES = 256  # of which the kernel keeps the sums of its pixels in registers
+MOST_PROGRAMS = 65_535  # that a GPU has in the second and third direction, here rows and images
 
 
 def semantic_scores(
@@ -39,7 +40,7 @@ def semantic_scores(
     """
     with without_autocast(masks_queries_logits.device.type):  # it would sum in bfloat16
         classes = class_queries_logits.softmax(dim=-1)[..., :-1]
-        if _has_kernel_for(masks_queries_logits, classes):
+        if _has_kernel_for(masks_queries_logits, classes, size[0]):
             scores = class_scores(masks_queries_logits, classes, *size)
         else:
             scores = class_scores_in_torch(masks_queries_logits, classes, *size)
@@ -82,11 +83,12 @@ def saves_time(device: torch.device) -> bool:
     return device.type == "cuda" and class_scores_triton is not None
 
 
-def _has_kernel_for(masks: torch.Tensor, classes: torch.Tensor) -> bool:
+def _has_kernel_for(masks: torch.Tensor, classes: torch.Tensor, height: int) -> bool:
     """Whether the operator can and should be computed."""
     return (
         saves_time(masks.device)
         and masks.dtype == classes.dtype == torch.float32
         and classes.shape[-1] <= MOST_CLASSES
         and computes_values_alone(masks, classes)
+        and max(height, len(masks)) <= MOST_PROGRAMS
     )

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..backbone import ViTPyramidBackbone, cast_frozen_weights, use_inference_blocks
+from ..backbone import cast_frozen_weights, use_inference_blocks
 from ..tuner import fix_weights
 
 
@@ -43,12 +43,10 @@ def prepare_for_inference(model: nn.Module, dtype: torch.dtype | None = None) ->
     ```
     """
     fix_weights(model.eval().requires_grad_(False))
-    if dtype is not None:
-        cast_frozen_weights(model, dtype)
+    cast = [] if dtype is None else cast_frozen_weights(model, dtype)
+    use_inference_blocks(model)
     for module in model.modules():
-        if isinstance(module, ViTPyramidBackbone):
-            use_inference_blocks(module, dtype)
-        if isinstance(module, PreTrainedModel) and dtype is not None:
+        if isinstance(module, PreTrainedModel) and cast:
             module.save_pretrained = refuse_to_save
     return model
 

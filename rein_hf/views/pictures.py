@@ -249,6 +249,6 @@ def comment_of(path: Path) -> str | None:
     try:
         with Image.open(path) as picture:
             comment = picture.info.get("Comment", picture.info.get("comment"))
-    except (OSError, Image.DecompressionBombError):
+    except (OSError, ValueError, Image.DecompressionBombError):  # ValueError: a text of PNG that is too large
         return None
     return comment.decode("utf-8", "replace") if isinstance(comment, bytes) else comment

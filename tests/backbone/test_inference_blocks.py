@@ -4,7 +4,10 @@ import copy
 
 import pytest
 import torch
+from accelerate import infer_auto_device_map
 from peft import LoraConfig, get_peft_model
+from transformers import Dinov2Config
+from transformers.models.dinov2.modeling_dinov2 import Dinov2LayerScale
 
 import rein_hf
 from rein_hf import AdaptFormerConfig, ReinConfig, VPTConfig
@@ -62,7 +65,7 @@ def changed(model, dtype):
     backbone = backbone_of(copy.deepcopy(model).requires_grad_(False).eval())
     if dtype is not None:
         cast_frozen_weights(backbone, dtype)
-    use_inference_blocks(backbone, dtype)
+    use_inference_blocks(backbone)
     return backbone
 
 
@@ -133,19 +136,41 @@ def test_hidden_states_are_recorded_as_of_stock_blocks(name, images, tmp_path):
     vit = backbone_of(model).vit.eval()
     with torch.no_grad():
         expected = vit(images, output_hidden_states=True).hidden_states
-        use_inference_blocks(backbone_of(model), None)
+        use_inference_blocks(backbone_of(model))
         found = vit(images, output_hidden_states=True).hidden_states
     assert len(found) == len(expected) == 5
     assert_equal(found, expected)
 
 
-def test_blocks_with_something_else_in_their_path_stay_as_they_are(images, tmp_path):
+class OtherScale(Dinov2LayerScale):
+    def forward(self, hidden_states):
+        return super().forward(hidden_states) + 1
+
+
+@pytest.mark.parametrize("part", ["drop_path", "layer_scale1", "layer_scale2"])
+@pytest.mark.parametrize(
+    "other", [torch.nn.LeakyReLU(), OtherScale(Dinov2Config(hidden_size=32))], ids=["other", "sub"]
+)
+def test_blocks_with_something_else_in_their_path_stay_as_they_are(images, tmp_path, part, other):
     folder = vision_encoders.write_encoder("dinov2", tmp_path)
     model = rein_hf.build_segmenter(folder, {0: "road", 1: "car"}, image_size=64, num_queries=8, head=HEAD)
     for block in backbone_of(model).vit.encoder.layer:
-        block.drop_path = torch.nn.LeakyReLU()
+        setattr(block, part, other)
     expected, _ = maps_of(backbone_of(model).eval(), images, None)
     with path_of_cuda():
         found, names = maps_of(changed(model, None), images, None)
     assert_equal(found, expected)
     assert names["rein_hf::sum_and_norm"] == 0
+
+
+def test_blocks_are_not_split_between_devices(tmp_path):
+    folder = vision_encoders.write_encoder("dinov2", tmp_path)
+    model = rein_hf.build_segmenter(folder, {0: "road", 1: "car"}, image_size=64, num_queries=8, head=HEAD)
+    backbone = backbone_of(model)
+    block = sum(weight.numel() * 4 for weight in backbone.vit.encoder.layer[0].parameters())
+    use_inference_blocks(model)
+    for part in (backbone, backbone.vit):
+        kept, memory = list(part._no_split_modules), {"cpu": int(3.5 * block), "disk": 10**9}
+        placed = infer_auto_device_map(part, memory, no_split_module_classes=kept)
+        assert len(set(placed.values())) == 2
+        assert not any(name.endswith(("norm1", "norm2", "mlp", "attention")) for name in placed)

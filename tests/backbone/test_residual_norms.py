@@ -134,6 +134,11 @@ def test_one_operator_where_that_saves_time_and_the_same_numbers(dtype):
         assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True)), name
 
 
+class OwnNorm(nn.LayerNorm):
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(inputs)
+
+
 def test_where_torch_computes_it():
     """With gradients, hooks, other types or shapes, and while something is compiled or transformed."""
     given = arguments((2, 5, 24), torch.float32)
@@ -163,6 +168,12 @@ def test_where_torch_computes_it():
         with path_of_cuda(), mock.patch.object(residual_norms, "sum_and_norm", None):
             assert torch.equal(compiled(), expected)
     assert names(lambda: norm_of_sum(hidden, update, norm)).isdisjoint(ours)
+    with torch.no_grad():
+        own = OwnNorm(24, eps=given["eps"])
+        assert torch.equal(norm_of_sum(hidden, update, own).normed, own(hidden + update))
+        assert names(lambda: norm_of_sum(hidden, update, own)).isdisjoint(ours)
+        assert names(lambda: norm_of_sum(hidden, update.double(), norm.double())).isdisjoint(ours)
+        norm.float()
     hidden.requires_grad_()
     norm_of_sum(hidden, update, norm).normed.sum().backward()
     assert hidden.grad is not None

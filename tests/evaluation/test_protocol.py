@@ -222,6 +222,19 @@ def test_submission_of_a_known_predictor(folders, tmp_path, monkeypatch):
         submit.main(arguments)
     assert Image.open(second).getpixel((0, 0)) == 98
     second.unlink()
+    for content in ({"notes.txt": ""}, None):
+        archive = tmp_path / "out" / "submission.zip"
+        archive.write_text("mine")
+        if content is not None:
+            with zipfile.ZipFile(archive, "w") as file:
+                file.writestr(*next(iter(content.items())))
+        before = archive.read_bytes()
+        with pytest.raises(
+            ValueError, match=f"{archive} is there and does not hold the label maps of --domains alone"
+        ):
+            submit.main(arguments)
+        assert archive.read_bytes() == before
+        archive.unlink()
     submit.main(replace(arguments, stride=32))
     assert Image.open(first).getpixel((0, 0)) == 7
     with pytest.raises(ValueError, match="cityscapes: the label of berlin_000000_000019 is not public"):

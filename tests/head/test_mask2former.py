@@ -263,6 +263,26 @@ def test_hooks_are_not_skipped(rein_model, pixel_values, where):
     torch.testing.assert_close(hooked, free)
 
 
+def test_a_hook_changes_what_the_self_attention_gets(rein_model, pixel_values):
+    attention = rein_model.get_base_model().model.transformer_module.decoder.layers[0].self_attn
+    plain = rein_model(pixel_values=pixel_values).class_queries_logits
+    for name in ("hidden_states", "position_embeddings"):
+        given = []
+
+        def zero(module, args, kwargs, name=name, given=given):
+            if name == "hidden_states":
+                given.append(torch.zeros_like(args[0], requires_grad=True))
+                return (given[0],), kwargs
+            given.append(torch.zeros_like(kwargs[name], requires_grad=True))
+            return args, {**kwargs, name: given[0]}
+
+        hook = attention.register_forward_pre_hook(zero, with_kwargs=True)
+        changed = rein_model(pixel_values=pixel_values).class_queries_logits
+        hook.remove()
+        changed.square().sum().backward()
+        assert not torch.allclose(changed, plain) and given[0].grad.abs().sum() > 0
+
+
 def test_gradient_checkpointing_gives_the_same_gradients(rein_model, pixel_values, monkeypatch):
     """Mask2Former has to be told that it can."""
     monkeypatch.setattr(Mask2FormerForUniversalSegmentation, "supports_gradient_checkpointing", True)

@@ -81,6 +81,7 @@ def test_where_it_is_computed(monkeypatch):
         assert "rein_hf::class_scores" not in names(of_classes.double(), masks.double(), (10, 12))
         assert "rein_hf::class_scores" not in names(torch.zeros(2, 6, 258), masks, (10, 12))
         assert "rein_hf::class_scores" in names(torch.zeros(2, 6, 257), masks, (10, 12))
+        assert "rein_hf::class_scores" not in names(of_classes, masks, (65_536, 1))
     masks.requires_grad_()
     with path_of_cuda():
         semantic_scores(of_classes, masks, (10, 12)).sum().backward()
