@@ -83,8 +83,8 @@ def norm_of_sum(
     """
     if not _has_kernel_for(hidden, update) or not _is_plain(norm):
         normed = norm(hidden if update is None else hidden + update)
-        cast = _cast(normed, dtype)
-        return NormedSum(normed, cast, cast if positions is None else _cast(normed + positions, dtype))
+        cast = cast_for_linears(normed, dtype)
+        return NormedSum(normed, cast, cast if positions is None else cast_for_linears(normed + positions, dtype))
     outputs = "normed" + " cast" * (dtype is not None) + " placed" * (positions is not None)
     dtype = dtype or hidden.dtype
     found = sum_and_norm(hidden, update, None, norm.weight, norm.bias, norm.eps, positions, dtype, outputs)
@@ -184,5 +184,6 @@ def _is_plain(norm: nn.Module) -> bool:
     return is_unchanged(norm, (nn.LayerNorm, NormForLinears)) and len(norm.normalized_shape) == 1
 
 
-def _cast(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+def cast_for_linears(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    """A tensor in the type in which linear layers read float32 values, if it is another one."""
     return tensor.to(dtype) if dtype is not None and tensor.dtype == torch.float32 else tensor

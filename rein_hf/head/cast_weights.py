@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from ..backbone.residual_norms import cast_for_linears
 from ..backbone.transforms import has_hooks, is_transformed
 from ..tuner import is_autocast_enabled
 
@@ -64,7 +65,7 @@ class CastWeights:
 
     def cast(self, inputs: torch.Tensor) -> torch.Tensor:
         """The inputs of several layers, cast once for all of them."""
-        return inputs.to(self.dtype) if self.dtype is not None and inputs.dtype == torch.float32 else inputs
+        return cast_for_linears(inputs, self.dtype)
 
 
 def saves_time(device: torch.device) -> bool:

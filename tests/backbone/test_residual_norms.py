@@ -9,14 +9,13 @@ from torch import nn
 
 from rein_hf.backbone import residual_norms
 from rein_hf.backbone.residual_norms import add_scaled, add_scaled_and_norm, norm_and_cast, norm_of_sum, sum_and_norm
+from tests.support.kernel_device import DEVICE, MARKS
 from tests.support.operator_count import OperatorCount, path_of_cuda
 
 
 triton = pytest.importorskip("triton", reason="kernels for GPUs need Triton")
 
-# Where the kernel for GPUs runs: interpreted on a CPU, unless `TRITON_INTERPRET=0 CUDA_VISIBLE_DEVICES=0` is set.
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []  # so that `-m gpu` has them where there is one
+pytestmark = MARKS
 ALL = "total normed cast placed"
 
 

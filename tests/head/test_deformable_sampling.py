@@ -7,6 +7,7 @@ from transformers.models.mask2former.modeling_mask2former import multi_scale_def
 from rein_hf.head import deformable_sampling
 from rein_hf.head.deformable_sampling import sample_and_sum
 from rein_hf.head.row_sums import sum_of_rows, sum_of_rows_backward
+from tests.support.kernel_device import DEVICE, MARKS
 
 
 triton = pytest.importorskip("triton", reason="kernels for GPUs need Triton")
@@ -19,9 +20,7 @@ SIZES = {
     "levels of one line": (2, 1, 8, 4, [(3, 5), (1, 7), (6, 1), (2, 2)]),
 }
 QUERIES = 17  # no multiple of what a program goes through
-# Where the kernels for GPUs run: interpreted on a CPU, unless `TRITON_INTERPRET=0 CUDA_VISIBLE_DEVICES=0` is set.
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []  # so that `-m gpu` has them where there is one
+pytestmark = MARKS
 
 
 def arguments(size: str, dtype: torch.dtype) -> tuple[list[int], list[torch.Tensor]]:

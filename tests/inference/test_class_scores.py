@@ -5,14 +5,13 @@ import torch
 
 from rein_hf.inference import class_scores as module
 from rein_hf.inference import semantic_scores
+from tests.support.kernel_device import DEVICE, MARKS
 from tests.support.operator_count import OperatorCount, path_of_cuda
 
 
 triton = pytest.importorskip("triton", reason="kernels for GPUs need Triton")
 
-# Where the kernel for GPUs runs: interpreted on a CPU, unless `TRITON_INTERPRET=0 CUDA_VISIBLE_DEVICES=0` is set.
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []  # so that `-m gpu` has them where there is one
+pytestmark = MARKS
 
 
 def logits(batch: int, queries: int, classes: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
